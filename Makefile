@@ -1,0 +1,45 @@
+# Everything goes through one virtual environment; `make help` lists the targets.
+PYTHON ?= python3
+VENV ?= .venv
+# Where to get PyTorch without its gigabytes of CUDA packages. Used on Linux without an NVIDIA GPU, and only if it
+# answers; set it empty (make TORCH_INDEX= …) to take torch from pip's own index.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# one worker for each pair of notebooks that run side by side
+WORKERS ?= 2
+
+PY := $(VENV)/bin/python
+# Test workers share the cores: one thread each, and deterministic output.
+TEST_ENV := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 TOKENIZERS_PARALLELISM=false TRANSFORMERS_VERBOSITY=error TQDM_DISABLE=1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup workshop test lab doctor format outputs evaluate clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+
+setup: ## create the virtual environment and install the tested packages (the other targets do it when needed)
+	@$(PYTHON) utils/install.py $(VENV) $(TORCH_INDEX)
+
+workshop: setup ## run every notebook; executed copies, HTML and a table of seconds and memory go to build/
+	@$(PY) -m utils.notebooks run
+
+test: setup ## unit tests, and every notebook cell by cell
+	@$(TEST_ENV) $(PY) -m pytest -n $(WORKERS)
+
+lab: setup ## open JupyterLab at the first notebook
+	@$(PY) -m jupyter lab --ServerApp.ip=127.0.0.1 notebooks/00_start_here.ipynb
+
+doctor: setup ## is this machine ready for the workshop?
+	@$(PY) -m utils.doctor
+
+format: setup ## format the code, bring the notebooks into their committed form
+	@$(PY) -m ruff format --quiet . && $(PY) -m ruff check --quiet --fix . && $(PY) -m utils.notebooks format
+
+outputs: setup ## run every notebook and write its outputs into the committed file, its cost into index.toml
+	@$(TEST_ENV) $(PY) -m utils.notebooks run --in-place
+
+evaluate: setup ## measure the embedded checkpoints (DATA=folder adds the benchmarks that are not shipped)
+	@$(PY) -m utils.recipes.evaluate $(if $(DATA),--data $(DATA))
+
+clean: ## delete what can be made again, except the virtual environment
+	rm -rf build .pytest_cache .ruff_cache

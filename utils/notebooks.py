@@ -1,0 +1,300 @@
+"""Run the notebooks, and keep their committed form: `python -m utils.notebooks run | format | table`.
+
+`make workshop`, `make outputs` and `make format` call this.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import sys
+import threading
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbformat import NotebookNode
+from tqdm.auto import tqdm
+
+from utils import WorkshopError
+from utils.workshop import ROOT, index
+
+FOLDER = ROOT / "notebooks"
+BUILD = ROOT / "build" / "workshop"
+KEPT_METADATA = ("tags", "slideshow")
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+CELL_SECONDS = 600  # a cell that takes longer is stuck
+
+
+def paths(numbers: list[str] | None = None) -> list[Path]:
+    """The notebook files, all or those with the given numbers, in order.
+
+    Raises:
+        WorkshopError: a number that no notebook has.
+    """
+    known = {number: FOLDER / f"{number}_{entry['name']}.ipynb" for number, entry in index()["notebook"].items()}
+    if unknown := [number for number in numbers or [] if number not in known]:
+        raise WorkshopError(f"There is no notebook {', '.join(unknown)}. There are: {', '.join(known)}.")
+    return [path for number, path in known.items() if not numbers or number in numbers]
+
+
+def normalise(notebook: NotebookNode) -> NotebookNode:
+    """The committed form: stable ids, only the metadata we use, no widgets, timings or machine paths in the outputs."""
+    seen: dict[str, int] = {}
+    for cell in notebook.cells:
+        digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:10]
+        seen[digest] = seen.get(digest, 0) + 1
+        cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+        cell.metadata = NotebookNode({key: cell.metadata[key] for key in KEPT_METADATA if key in cell.metadata})
+        if cell.cell_type == "code":
+            cell.outputs = _merge_streams([o for o in map(_clean, cell.outputs) if o])
+    notebook.metadata = NotebookNode(kernelspec=KERNEL, language_info={"name": "python"})
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    for number, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), 1):
+        cell.execution_count = number if cell.execution_count else None
+        for output in cell.outputs:
+            if "execution_count" in output:
+                output.execution_count = cell.execution_count
+    return notebook
+
+
+def _clean(output: NotebookNode) -> NotebookNode | None:
+    if output.get("name") == "stderr":
+        return None  # progress bars and warnings: they differ from run to run
+    if "text" in output:
+        output.text = _portable(output.text)
+    if "data" in output:
+        for mime in [mime for mime in output.data if mime.startswith("application/vnd.jupyter.widget")]:
+            del output.data[mime]
+        if not output.data or (set(output.data) == {"text/plain"} and "it/s" in output.data["text/plain"]):
+            return None
+        for mime, value in output.data.items():
+            if mime.startswith("text/") and isinstance(value, str):
+                output.data[mime] = _portable(value)
+        output.metadata = NotebookNode({key: v for key, v in output.metadata.items() if key.startswith("image/")})
+    return output
+
+
+def _portable(text: str) -> str:
+    return re.sub(r"(?<![\w/])(/[\w.-]+)+/(?=site-packages/|notebooks/|data/|build/)", "", text.replace(f"{ROOT}/", ""))
+
+
+def _merge_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    merged: list[NotebookNode] = []
+    for output in outputs:
+        if merged and output.output_type == "stream" and merged[-1].get("name") == output.name:
+            merged[-1].text += output.text
+        else:
+            merged.append(output)
+    return merged
+
+
+def write(notebook: NotebookNode, path: Path) -> None:
+    """Validate a notebook and write it in one step, so that an interruption leaves the old one."""
+    nbformat.validate(notebook)
+    draft = path.with_suffix(".draft")
+    draft.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8", newline="\n")
+    draft.replace(path)
+
+
+class _Memory(threading.Thread):
+    """Watches the memory of the kernels below this process, and keeps the largest sum in MB."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak, self.done = 0.0, threading.Event()
+
+    def run(self) -> None:
+        while not self.done.wait(0.2):
+            total = 0
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    total += process.memory_info().rss
+                except psutil.Error:
+                    continue
+            self.peak = max(self.peak, total / 1e6)
+
+
+def execute(path: Path, bar: tqdm) -> dict[str, object]:
+    """Run one notebook in a fresh kernel.
+
+    Returns:
+        {"notebook": the executed copy, "seconds": float, "peak_mb": float, "status": "ok" or what went wrong}
+    """
+    notebook = nbformat.read(path, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    bar.reset(total=len(code))
+    begun, state = time.perf_counter(), {"cell": 0}
+
+    def on_start(cell: NotebookNode, **_: object) -> None:
+        if cell.cell_type == "code":
+            state["cell"] += 1
+            seconds = time.perf_counter() - begun
+            bar.set_description_str(f"{path.stem} · cell {state['cell']}/{len(code)} · {seconds:.0f} s")
+
+    client = NotebookClient(
+        notebook,
+        timeout=CELL_SECONDS,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+        on_cell_start=on_start,
+        on_cell_complete=lambda cell, **_: bar.update(cell.cell_type == "code"),
+        store_widget_state=False,
+    )
+    memory = _Memory()
+    memory.start()
+    status = "ok"
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        status = f"cell {state['cell']}: {error.ename}: {error.evalue.splitlines()[0] if error.evalue else ''}"
+    except CellTimeoutError:
+        status = f"cell {state['cell']}: still running after {CELL_SECONDS} s"
+    except DeadKernelError:
+        status = f"cell {state['cell']}: the kernel died (out of memory?)"
+    memory.done.set()
+    seconds = time.perf_counter() - begun
+    return {"notebook": notebook, "seconds": round(seconds, 1), "peak_mb": round(memory.peak), "status": status}
+
+
+def _inputs() -> str:
+    """Changes when anything that a run depends on does: an interrupted run goes on only with the same inputs."""
+    digest = hashlib.sha256()
+    for pattern in ("notebooks/*", "utils/**/*.py", "data/**/*"):
+        for file in sorted(ROOT.glob(pattern)):
+            if file.is_file():
+                digest.update(f"{file.relative_to(ROOT)} {file.stat().st_size} {file.stat().st_mtime_ns}\n".encode())
+    digest.update(os.environ.get("WORKSHOP_SOURCE", "").encode())
+    return digest.hexdigest()
+
+
+def run(numbers: list[str] | None, in_place: bool) -> int:
+    """Run notebooks, write the executed copies, and print a table of their cost.
+
+    An interrupted run goes on where it stopped. In place, the outputs go into the committed notebooks instead.
+
+    Returns:
+        the number of notebooks that failed.
+    """
+    BUILD.mkdir(parents=True, exist_ok=True)
+    state_file, inputs = BUILD / "state.json", _inputs()
+    try:
+        state = json.loads(state_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        state = {}
+    # a finished run is not resumed: asking again means running again
+    done = state.get("done", {}) if state.get("inputs") == inputs and not state.get("finished") and not in_place else {}
+    wanted, rows = paths(numbers), []
+    with tqdm(bar_format="{desc} {bar:20}", leave=False) as bar:
+        for path in wanted:
+            result = done.get(path.stem)
+            if result is None:
+                outcome = execute(path, bar)
+                notebook = outcome.pop("notebook")
+                result = outcome
+                _save(notebook, path, in_place and result["status"] == "ok")
+                if result["status"] == "ok":
+                    done[path.stem] = result
+                finished = set(done) >= {p.stem for p in paths()}
+                state = {"inputs": inputs, "done": done, "finished": finished}
+                state_file.write_text(json.dumps(state, indent=1), encoding="utf-8")
+            rows.append((path.stem, result))
+            tqdm.write(_row(path.stem, result))
+    if in_place:
+        _write_costs({stem.split("_")[0]: result for stem, result in rows if result["status"] == "ok"})
+    seconds, failed = sum(r["seconds"] for _, r in rows), sum(r["status"] != "ok" for _, r in rows)
+    print(f"{'total':<28} {seconds:>7.1f} s {max(r['peak_mb'] for _, r in rows):>7,} MB  {failed} failed")
+    print(f"executed copies and HTML: {BUILD.relative_to(ROOT)}")
+    return failed
+
+
+def _row(stem: str, result: dict[str, object]) -> str:
+    return f"{stem:<28} {result['seconds']:>7.1f} s {result['peak_mb']:>7,} MB  {result['status']}"
+
+
+def _save(notebook: NotebookNode, path: Path, in_place: bool) -> None:
+    from nbconvert import HTMLExporter
+
+    write(notebook, BUILD / path.name)
+    page, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook)
+    (BUILD / path.with_suffix(".html").name).write_text(page, encoding="utf-8")
+    if in_place:
+        write(normalise(notebook), path)
+
+
+def _write_costs(results: dict[str, dict[str, object]]) -> None:
+    """Put measured seconds and peak memory into index.toml, which the README table and the timetable read."""
+    file = FOLDER / "index.toml"
+    text = file.read_text(encoding="utf-8")
+    for number, result in results.items():
+        head, section, tail = re.split(rf'(\[notebook\."{number}"\][^\[]*)', text, maxsplit=1)
+        section = re.sub(r"(?m)^seconds = .*$", f"seconds = {round(result['seconds'])}", section)
+        section = re.sub(r"(?m)^peak_mb = .*$", f"peak_mb = {result['peak_mb']}", section)
+        text = head + section + tail
+    file.write_text(text, encoding="utf-8", newline="\n")
+
+
+def table() -> str:
+    """The notebook table of the README, from index.toml."""
+    settings = index()
+    lines = ["| # | notebook | what it shows | minutes | runs in | memory | |", "|---|---|---|---|---|---|---|"]
+    for number, entry in settings["notebook"].items():
+        file = f"{number}_{entry['name']}.ipynb"
+        badge = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+        link = f"https://colab.research.google.com/github/{settings['repository']}/blob/{settings['tag']}/notebooks/{file}"
+        lines.append(
+            f"| {number} | [{entry['title']}](notebooks/{file}) | {entry['shows']} | {entry['minutes_self']} "
+            f"| {entry['seconds']} s | {entry['peak_mb']:,} MB | {badge}({link}) |"
+        )
+    return "\n".join(lines)
+
+
+def replace_between(text: str, marker: str, content: str) -> str:
+    """Replace what stands between `<!-- marker -->` and `<!-- /marker -->`."""
+    begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
+    before, rest = text.split(begin)
+    return before + begin + "\n" + content + "\n" + end + rest.split(end)[1]
+
+
+def format_all() -> None:
+    """Normalise all notebooks and write the generated table into the README."""
+    for path in paths():
+        write(normalise(nbformat.read(path, as_version=4)), path)
+    readme = ROOT / "README.md"
+    text = replace_between(readme.read_text(encoding="utf-8"), "notebooks", table())
+    readme.write_text(text, encoding="utf-8", newline="\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    runner = commands.add_parser("run", help="run notebooks and print a table of their cost")
+    runner.add_argument("numbers", nargs="*", help="such as 00 09; all by default")
+    runner.add_argument("--in-place", action="store_true", help="write outputs and costs into the committed files")
+    commands.add_parser("format", help="bring notebooks and the README's table into their committed form")
+    commands.add_parser("table", help="print the README's notebook table")
+    options = parser.parse_args()
+    try:
+        if options.command == "run":
+            return min(run(options.numbers, options.in_place), 1)
+        if options.command == "format":
+            format_all()
+        else:
+            print(table())
+    except WorkshopError as error:
+        print(f"\u2717 {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""`workshop.start("09")`: the one place for the environment, the source of models, the device, the seed and budgets.
+
+Notebook 00 explains the switch between embedded and Hub models. Call `start` before any library is imported: some of
+them read their environment only once.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils import WorkshopError, catalog
+
+if TYPE_CHECKING:
+    import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+SEED = 42
+QUIET = {
+    # no usage statistics, no update checks
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    # no warning about forked tokenizers, no bars while local weights load
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    # idle OpenMP threads that spin cost up to 10 times the speed where cores are shared
+    "OMP_WAIT_POLICY": "passive",
+    "GOMP_SPINCOUNT": "0",
+}
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
+_started: dict[str, float] = {}
+
+
+def index() -> dict[str, Any]:
+    """The parsed `notebooks/index.toml`: one entry per notebook, and the settings of the collection."""
+    return tomllib.loads((ROOT / "notebooks" / "index.toml").read_text(encoding="utf-8"))
+
+
+def platform() -> str:
+    """Where this runs: "colab", "kaggle" or "local"."""
+    if "google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ:
+        return "colab"
+    return "kaggle" if "KAGGLE_KERNEL_RUN_TYPE" in os.environ else "local"
+
+
+def start(notebook: str, source: str | None = None) -> None:
+    """Prepare the kernel for one notebook, and print one line that says how.
+
+    Args:
+        notebook: its number, such as "09".
+        source: "embedded" or "hub"; None takes `WORKSHOP_SOURCE`, else "hub" on Colab and Kaggle, else "embedded".
+
+    Raises:
+        WorkshopError: the notebook or the source is unknown, or the Hub was asked for and does not answer.
+    """
+    notebooks = index()["notebook"]
+    if notebook not in notebooks:
+        raise WorkshopError(f'There is no notebook "{notebook}". There are: {", ".join(notebooks)}.')
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    if platform() != "local":
+        from utils import install
+
+        install.missing_packages()
+    note = _choose_source(source)
+    where = device()
+    seed_everything()
+    _started[notebook] = time.perf_counter()
+    entry = notebooks[notebook]
+    line = f"source: {catalog.source()} · device: {where} · seed: {SEED}"
+    print(line + (f" · about {entry['seconds']} s on two CPU cores" if "seconds" in entry else "") + note)
+
+
+def _choose_source(source: str | None) -> str:
+    asked = source or os.environ.get("WORKSHOP_SOURCE")
+    os.environ["WORKSHOP_SOURCE"] = asked or ("embedded" if platform() == "local" else "hub")
+    note = ""
+    if catalog.source() == "hub":
+        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+        if catalog.reachable(endpoint):
+            for name in OFFLINE:
+                os.environ.pop(name, None)
+            return ""
+        if asked:
+            raise WorkshopError(
+                f'{endpoint} does not answer. Use the embedded models instead: workshop.start(..., source="embedded").'
+            )
+        os.environ["WORKSHOP_SOURCE"] = "embedded"
+        note = f"\n{endpoint} does not answer: using the embedded models."
+    # without these, every load waits 46 seconds for a Hub that a broken wifi cannot reach
+    os.environ.update(OFFLINE)
+    return note
+
+
+def device() -> torch.device:
+    """The fastest device here: a CUDA GPU, Apple's MPS, or the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def budget(cpu: int, gpu: int) -> int:
+    """How much work to do here: `cpu` items without a GPU, `gpu` items with one. Both numbers stand in the cell."""
+    return cpu if device().type == "cpu" else gpu
+
+
+def seed_everything(seed: int = SEED) -> None:
+    """Seed Python, NumPy and PyTorch. `start` calls it; call it again before a cell that must repeat exactly."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def output_folder(name: str) -> Path:
+    """A folder under `build/` for what a notebook saves, such as a trained model. It is made if it does not exist.
+
+    Raises:
+        WorkshopError: it cannot be made.
+    """
+    folder = ROOT / "build" / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WorkshopError(f"{folder} cannot be written ({error.strerror}). Copy the workshop to your own folder.") from error
+    return folder
+
+
+def finish(notebook: str) -> None:
+    """Print what the notebook cost so far: time since `start`, and the kernel's peak memory."""
+    if notebook not in _started:
+        raise WorkshopError(f'Notebook "{notebook}" was not started in this kernel: run its first code cell.')
+    seconds = time.perf_counter() - _started[notebook]
+    print(f"{seconds:.0f} s since the first cell · peak memory {peak_memory_mb():,.0f} MB")
+
+
+def peak_memory_mb() -> float:
+    """The largest resident memory of this process so far, in megabytes (10^6 bytes)."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 1e6
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6  # macOS reports bytes, Linux KiB
