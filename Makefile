@@ -36,7 +36,7 @@ format: setup ## format the code, bring the notebooks into their committed form
 	@$(PY) -m ruff format --quiet . && $(PY) -m ruff check --quiet --fix . && $(PY) -m utils.notebooks format
 
 outputs: setup ## run every notebook and write its outputs into the committed file, its cost into index.toml
-	@$(TEST_ENV) $(PY) -m utils.notebooks run --in-place
+	@PYTHONHASHSEED=0 $(PY) -m utils.notebooks run --in-place
 
 evaluate: setup ## measure the embedded checkpoints (DATA=folder adds the benchmarks that are not shipped)
 	@$(PY) -m utils.recipes.evaluate $(if $(DATA),--data $(DATA))

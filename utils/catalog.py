@@ -164,7 +164,9 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _verify(name: str, folder: Path, files: dict[str, str], mend: str = "git restore data (or clone the workshop again)"):
+def _verify(
+    name: str, folder: Path, files: dict[str, str], mend: str = "git restore data (or clone the workshop again)"
+):
     """Refuse a file that is missing or differs from what the catalog promises."""
     for file, expected in files.items():
         try:
@@ -279,7 +281,9 @@ def merge_adapter(base: Path, adapter: Path, target: Path) -> None:
             weights[key] = value
     for matrix, sides in lora.items():
         if matrix not in weights or weights[matrix].shape != (sides["B"].shape[0], sides["A"].shape[1]):
-            raise WorkshopError(f"The adapter {adapter.name} does not fit its base model: no matrix {matrix} of its shape.")
+            raise WorkshopError(
+                f"The adapter {adapter.name} does not fit its base model: no matrix {matrix} of its shape."
+            )
         weights[matrix] = weights[matrix] + scale * (sides["B"] @ sides["A"])
     with_head = not config["architectures"][0].endswith("Model")
     body = ("embeddings.", "encoder.", "pooler.")

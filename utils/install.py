@@ -54,13 +54,19 @@ def python_in(venv):
 def why_pip_failed(log):
     """One sentence for the log of a failed pip."""
     if re.search(r"No space left on device|Errno 28|not enough space on the disk", log):
-        return "The disk is full: the packages need about {} GB. Free some space and run the same command again.".format(NEEDED_GB)
+        return (
+            "The disk is full: the packages need about {} GB. Free some space and run the same command again.".format(
+                NEEDED_GB
+            )
+        )
     if re.search(
         r"NewConnectionError|ConnectTimeoutError|NameResolutionError|ProxyError|ReadTimeoutError|"
         r"Temporary failure in name resolution|Connection refused|Network is unreachable",
         log,
     ):
-        return "The package registry cannot be reached. Check the network (or pip's index and proxy), then run it again."
+        return (
+            "The package registry cannot be reached. Check the network (or pip's index and proxy), then run it again."
+        )
     last = [line for line in log.splitlines() if line.startswith("ERROR:")] or log.strip().splitlines() or ["no output"]
     return "pip failed: {}".format(last[-1][:200])
 
@@ -174,7 +180,9 @@ def missing_packages():
     changed = [name for name in changed if sys.modules[name].__version__ != metadata.version(name)]
     if changed:
         raise WorkshopError(
-            "{} changed under the running kernel: choose Restart session, then run this cell again.".format(", ".join(changed))
+            "{} changed under the running kernel: choose Restart session, then run this cell again.".format(
+                ", ".join(changed)
+            )
         )
 
 

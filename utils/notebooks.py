@@ -247,7 +247,9 @@ def table() -> str:
     for number, entry in settings["notebook"].items():
         file = f"{number}_{entry['name']}.ipynb"
         badge = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
-        link = f"https://colab.research.google.com/github/{settings['repository']}/blob/{settings['tag']}/notebooks/{file}"
+        link = (
+            f"https://colab.research.google.com/github/{settings['repository']}/blob/{settings['tag']}/notebooks/{file}"
+        )
         lines.append(
             f"| {number} | [{entry['title']}](notebooks/{file}) | {entry['shows']} | {entry['minutes_self']} "
             f"| {entry['seconds']} s | {entry['peak_mb']:,} MB | {badge}({link}) |"

@@ -21,20 +21,22 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 42
+HUB = "https://huggingface.co"
 QUIET = {
     # no usage statistics, no update checks
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_UPDATE_CHECK": "1",
     "GRADIO_ANALYTICS_ENABLED": "False",
-    # no warning about forked tokenizers, no bars while local weights load
+    # no warning about forked tokenizers
     "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
     # idle OpenMP threads that spin cost up to 10 times the speed where cores are shared
     "OMP_WAIT_POLICY": "passive",
     "GOMP_SPINCOUNT": "0",
 }
+# without these, every load waits 46 seconds for a Hub that a broken wifi cannot reach
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
+# where a notebook's clients call a server on this machine, which HF_HUB_OFFLINE forbids: a Hub that refuses at once
+NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_EVALUATE_OFFLINE": "1"}
 _started: dict[str, float] = {}
 
 
@@ -69,7 +71,7 @@ def start(notebook: str, source: str | None = None) -> None:
         from utils import install
 
         install.missing_packages()
-    note = _choose_source(source)
+    note = _choose_source(source, notebooks[notebook].get("local_server", False))
     where = device()
     seed_everything()
     _started[notebook] = time.perf_counter()
@@ -78,12 +80,13 @@ def start(notebook: str, source: str | None = None) -> None:
     print(line + (f" · about {entry['seconds']} s on two CPU cores" if "seconds" in entry else "") + note)
 
 
-def _choose_source(source: str | None) -> str:
+def _choose_source(source: str | None, local_server: bool) -> str:
+    """Settle the source in the environment; returns what is to be said beside it."""
     asked = source or os.environ.get("WORKSHOP_SOURCE")
     os.environ["WORKSHOP_SOURCE"] = asked or ("embedded" if platform() == "local" else "hub")
     note = ""
     if catalog.source() == "hub":
-        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+        endpoint = os.environ.get("HF_ENDPOINT", HUB)
         if catalog.reachable(endpoint):
             for name in OFFLINE:
                 os.environ.pop(name, None)
@@ -94,8 +97,7 @@ def _choose_source(source: str | None) -> str:
             )
         os.environ["WORKSHOP_SOURCE"] = "embedded"
         note = f"\n{endpoint} does not answer: using the embedded models."
-    # without these, every load waits 46 seconds for a Hub that a broken wifi cannot reach
-    os.environ.update(OFFLINE)
+    os.environ.update(NO_HUB if local_server else OFFLINE)
     return note
 
 
@@ -133,7 +135,9 @@ def output_folder(name: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise WorkshopError(f"{folder} cannot be written ({error.strerror}). Copy the workshop to your own folder.") from error
+        raise WorkshopError(
+            f"{folder} cannot be written ({error.strerror}). Copy the workshop to your own folder."
+        ) from error
     return folder
 
 

@@ -1,11 +1,12 @@
 """The multilingual base `reviews-base`: MiniLM taught to read German, French, Spanish and Japanese.
 
-    python -m utils.recipes.reviews_base --data FOLDER      # about 40 minutes on two CPU cores; saves and resumes
+    python -m utils.recipes.reviews_base --data FOLDER      # about 40 minutes on two CPU cores; saves, resumes
 
 The student keeps MiniLM's layers and English vocabulary. It gains word pieces of the other languages and a LoRA adapter,
 trained so that a translation lands where the teacher puts the English sentence (Reimers and Gurevych 2020,
-https://arxiv.org/abs/2004.09813), with a small in-batch contrastive term that keeps different sentences apart. New rows
-of the embedding matrix start from the English pieces that they are translated with (IBM model 1, Brown et al. 1993),
+https://arxiv.org/abs/2004.09813), with a small in-batch contrastive term that keeps different sentences apart. Beside
+the pooled sentence vector, the [CLS] state and a middle layer are matched: what is fine-tuned later starts from all of
+them, and transfers across languages only where they agree. New rows of the embedding matrix start from the English pieces that they are translated with (IBM model 1, Brown et al. 1993),
 in the spirit of WECHSEL (Minixhofer et al. 2022, https://arxiv.org/abs/2112.06598).
 """
 
@@ -41,6 +42,8 @@ BATCH_TOKENS = 4_096
 LORA = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear")
 LEARNING_RATE, EMBEDDING_RATE = 1e-3, 3e-3
 CONTRAST, TEMPERATURE = 0.1, 0.05
+MIDDLE_LAYER = 3
+VIEW_WEIGHTS = (1.0, 0.5, 0.5)  # of the pooled vector, the [CLS] state, the pooled middle layer
 ENGLISH_SHARE = 0.15  # of the pairs, also English to itself: what the teacher knew must not fade
 
 
@@ -90,7 +93,7 @@ def extended_tokenizer(base: str, texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 def translation_rows(
-    pairs: list[tuple[list[int], list[int]]], old: np.ndarray, fallback: np.ndarray, rounds: int = 4
+    pairs: list[tuple[list[int], list[int]]], old: np.ndarray, fallback: np.ndarray, rounds: int = 3
 ) -> np.ndarray:
     """Starting vectors for new pieces: the mean of the English pieces each one translates to, by IBM model 1.
 
@@ -133,6 +136,12 @@ def mean_pooling(states: Tensor, attention_mask: Tensor) -> Tensor:
     return (states * mask).sum(1) / mask.sum(1)
 
 
+def views(output, attention_mask: Tensor) -> Tensor:
+    """The three vectors by which student and teacher are compared: (batch, 3, dim), see `VIEW_WEIGHTS`."""
+    last, middle = output.last_hidden_state.float(), output.hidden_states[MIDDLE_LAYER].float()
+    return torch.stack([mean_pooling(last, attention_mask), last[:, 0], mean_pooling(middle, attention_mask)], dim=1)
+
+
 def token_batches(lengths: list[int], generator: random.Random) -> list[list[int]]:
     """Indices in batches of about `BATCH_TOKENS` tokens of similar length, in random order."""
     order = sorted(range(len(lengths)), key=lambda i: lengths[i] + generator.random() * 4)
@@ -147,15 +156,15 @@ def token_batches(lengths: list[int], generator: random.Random) -> list[list[int
 
 @torch.inference_mode()
 def teacher_vectors(base: str, sentences: list[str]) -> dict[str, Tensor]:
-    """What MiniLM makes of each English sentence, before normalisation: {sentence: (dim,)}."""
+    """What MiniLM makes of each English sentence, before normalisation: {sentence: (3, dim)}."""
     tokenizer, teacher = AutoTokenizer.from_pretrained(base), BertModel.from_pretrained(base).eval()
     ordered, vectors = sorted(set(sentences), key=len), {}
     for start in tqdm(range(0, len(ordered), 128), desc="teacher"):
         chunk = ordered[start : start + 128]
         batch = tokenizer(chunk, padding=True, truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
         with torch.autocast("cpu", torch.bfloat16):
-            states = teacher(**batch).last_hidden_state
-        vectors.update(zip(chunk, mean_pooling(states.float(), batch["attention_mask"]), strict=True))
+            output = teacher(**batch, output_hidden_states=True)
+        vectors.update(zip(chunk, views(output, batch["attention_mask"]), strict=True))
     return vectors
 
 
@@ -173,7 +182,7 @@ def composed_pairs(count: int, generator: random.Random) -> list[parallel.Pair]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the parallel text")
-    parser.add_argument("--steps", type=int, default=5_000, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=1_800, help="optimizer steps")
     parser.add_argument("--restart", action="store_true", help="forget a saved state")
     parser.add_argument("--output", type=Path, default=DATA / "checkpoints" / NAME)
     options = parser.parse_args()
@@ -187,7 +196,9 @@ def main() -> None:
     # the few pairs of our own domain count three times, the many short ones of Tatoeba once
     pairs = sources["own"] * 3 + sources["tatoeba"] + sources["pud"] * 2 + sources["xquad"] * 2 + sources["composed"]
     base = checkpoint("minilm")
-    texts = [text for _, _, text in pairs] + [text for language in parallel.LANGUAGES for text in reviews.texts(language)]
+    texts = [text for _, _, text in pairs] + [
+        text for language in parallel.LANGUAGES for text in reviews.texts(language)
+    ]
     tokenizer = extended_tokenizer(base, texts)
     teacher = teacher_vectors(base, [english for _, english, _ in pairs])
     pairs += generator.sample([("en", english, english) for _, english, _ in pairs], int(ENGLISH_SHARE * len(pairs)))
@@ -203,8 +214,10 @@ def main() -> None:
     pieces = tokenizer.convert_ids_to_tokens(range(len(matrix), len(tokenizer)))
     spelled = plain([piece.removeprefix("##") for piece in pieces], add_special_tokens=False)["input_ids"]
     fallback = np.stack([matrix[s or [plain.unk_token_id]].mean(0) for s in spelled])
-    distinct = sorted({pair for pair in pairs if pair[0] != "en"})
-    aligned = zip(encode([pair[1] for pair in distinct]), encode([pair[2] for pair in distinct]), strict=True)
+    # composed reviews say nothing that their fragments do not
+    distinct = sorted({pair for source, group in sources.items() if source != "composed" for pair in group})
+    english = plain([pair[1] for pair in distinct], truncation=True, max_length=MAX_LENGTH)["input_ids"]
+    aligned = zip(english, encode([pair[2] for pair in distinct]), strict=True)
     rows = translation_rows([(a[1:-1], b[1:-1]) for a, b in aligned], matrix, fallback)
 
     student.set_input_embeddings(ExtendedEmbedding(old, torch.tensor(rows, dtype=torch.float32)))
@@ -236,7 +249,12 @@ def main() -> None:
     def save_state() -> None:
         state_file.parent.mkdir(parents=True, exist_ok=True)
         trained = {n: p for n, p in student.named_parameters() if p.requires_grad}
-        state = {"student": trained, "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "step": step}
+        state = {
+            "student": trained,
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "step": step,
+        }
         torch.save(state, state_file.with_suffix(".draft"))
         state_file.with_suffix(".draft").replace(state_file)
 
@@ -245,14 +263,16 @@ def main() -> None:
     while step < options.steps:
         for batch in token_batches(lengths, random.Random(step)):
             padded = tokenizer.pad({"input_ids": [ids[i] for i in batch]}, return_tensors="pt")
-            target = torch.stack([teacher[pairs[i][1]] for i in batch])  # (batch, dim)
+            target = torch.stack([teacher[pairs[i][1]] for i in batch])  # (batch, 3, dim)
             with torch.autocast("cpu", torch.bfloat16):
-                states = student(**padded).last_hidden_state
-            vectors = mean_pooling(states.float(), padded["attention_mask"])
-            match = F.mse_loss(vectors, target) / target.var()
-            scores = F.normalize(vectors) @ F.normalize(target).T / TEMPERATURE  # (batch, batch)
+                output = student(**padded, output_hidden_states=True)
+            vectors = views(output, padded["attention_mask"])
+            errors = (vectors - target).pow(2).mean((0, 2)) / target.var((0, 2))  # one for each view
+            match = (errors * torch.tensor(VIEW_WEIGHTS)).sum()
+            ours, theirs = F.normalize(vectors[:, 0]), F.normalize(target[:, 0])
+            scores = ours @ theirs.T / TEMPERATURE  # (batch, batch)
             # the same English sentence may occur twice in a batch: both are right
-            same = F.normalize(target) @ F.normalize(target).T > 0.999
+            same = theirs @ theirs.T > 0.999
             contrast = (scores.logsumexp(-1) - scores.masked_fill(~same, -torch.inf).logsumexp(-1)).mean()
             loss = match + CONTRAST * contrast
             optimizer.zero_grad(set_to_none=True)
@@ -261,7 +281,7 @@ def main() -> None:
             optimizer.step()
             schedule.step()
             step += 1
-            losses.append((match.item(), contrast.item()))
+            losses.append((errors[0].item(), contrast.item()))
             bar.update()
             if step % 50 == 0:
                 match_mean, contrast_mean = np.mean(losses[-50:], axis=0)

@@ -1,0 +1,118 @@
+"""Every exercise proven both ways: the reference passes, the stub is not attempted, typical mistakes get their hint."""
+
+import time
+
+import pytest
+
+from utils import WorkshopError, exercises
+from utils.exercises import CORRECT, NOT_ATTEMPTED, NOT_YET, Exercise, Hint, call, judge
+
+ALL = [(name, exercises.get(name)) for name in exercises.names()]
+
+
+@pytest.fixture(autouse=True)
+def progress_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKSHOP_CACHE", str(tmp_path))
+
+
+@pytest.mark.parametrize(("name", "exercise"), ALL, ids=[name for name, _ in ALL])
+def test_reference_passes_and_stub_is_not_attempted(name, exercise):
+    assert judge(exercise, exercise.reference) == (CORRECT, "")
+    assert judge(exercise, ...)[0] == NOT_ATTEMPTED
+    if callable(exercise.reference):
+        assert judge(exercise, lambda *_: ...)[0] == NOT_ATTEMPTED
+
+
+@pytest.mark.parametrize(("name", "exercise"), ALL, ids=[name for name, _ in ALL])
+def test_typical_mistakes_get_their_own_hint(name, exercise):
+    assert len(exercise.mistakes) >= 3
+    hints = []
+    for answer, expected in exercise.mistakes:
+        state, message = judge(exercise, answer)
+        assert state == NOT_YET
+        assert expected in message
+        hints.append(message)
+    assert len(set(hints)) >= 3
+
+
+@pytest.mark.parametrize(("name", "exercise"), ALL, ids=[name for name, _ in ALL])
+@pytest.mark.parametrize("nonsense", [None, 0, -1, float("nan"), "", "text", [], {}, object(), print, int], ids=repr)
+def test_nonsense_is_not_correct_and_never_a_traceback(name, exercise, nonsense):
+    state, _ = judge(exercise, nonsense)
+    assert state == NOT_YET
+
+
+def test_check_returns_the_reference_until_the_answer_is_right(capsys):
+    reference = exercises.get("09.2").reference
+    assert exercises.check("09.2", ...) is reference
+    assert exercises.check("09.2", lambda p, r: 0.5) is reference
+
+    def mine(predictions, references):
+        return sum(abs(p - r) for p, r in zip(predictions, references)) / len(references)
+
+    assert exercises.check("09.2", mine) is mine
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert [word in line for word, line in zip(["not attempted", "not yet", "correct"], lines)] == [True] * 3
+
+
+def test_progress_keeps_the_best_state():
+    assert exercises.progress()["09.2"] == NOT_ATTEMPTED
+    exercises.check("09.2", lambda p, r: 0.5)
+    assert exercises.progress()["09.2"] == NOT_YET
+    exercises.check("09.2", exercises.get("09.2").reference)
+    exercises.check("09.2", lambda p, r: 0.5)
+    assert exercises.progress()["09.2"] == CORRECT
+
+
+def test_progress_that_cannot_be_written_stops_nobody(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("WORKSHOP_CACHE", str(tmp_path / "file"))
+    exercises.check("00.1", (0, 1))
+    assert "correct" in capsys.readouterr().out
+
+
+def test_an_endless_loop_is_stopped(monkeypatch):
+    monkeypatch.setattr(exercises, "TIME_LIMIT", 0.3)
+
+    def forever():
+        while True:
+            pass
+
+    begun = time.perf_counter()
+    state, message = judge(Exercise("", forever, lambda answer: call(answer), ""), forever)
+    assert state == NOT_YET
+    assert "never ends" in message
+    assert time.perf_counter() - begun < 3
+
+
+def test_an_exception_in_the_answer_is_one_line():
+    def test(answer):
+        call(answer, 1)
+
+    state, message = judge(Exercise("", None, test, ""), lambda x: {}["no\nkey"])
+    assert state == NOT_YET
+    assert "KeyError" in message
+    assert "\n" not in message
+
+
+def test_a_test_may_only_raise_hints_of_its_own():
+    with pytest.raises(Hint, match="A function was expected"):
+        call(3)
+
+
+def test_unknown_exercise_names_those_that_exist():
+    with pytest.raises(WorkshopError, match=r"09\.1, 09\.2, 09\.3"):
+        exercises.get("09.9")
+    with pytest.raises(WorkshopError, match='no exercise "nonsense"'):
+        exercises.hint("nonsense")
+
+
+def test_hint_and_solution_print(capsys):
+    exercises.hint("09.2")
+    exercises.solution("09.2")
+    exercises.solution("00.1")
+    out = capsys.readouterr().out
+    assert "zip()" in out
+    assert "def mean_absolute_error" in out
+    assert "(0, 1)" in out

@@ -1,0 +1,152 @@
+"""The form of the committed notebooks, and the runner. nbval runs their cells, see conftest.py."""
+
+import re
+
+import nbformat
+import pytest
+
+from utils import WorkshopError, exercises, notebooks, workshop
+
+PATHS = notebooks.paths()
+NOTEBOOKS = [(path, nbformat.read(path, as_version=4)) for path in PATHS]
+each = pytest.mark.parametrize(("path", "notebook"), NOTEBOOKS, ids=[path.stem for path in PATHS])
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+@each
+def test_form(path, notebook):
+    committed = path.read_text(encoding="utf-8")
+    assert committed == nbformat.writes(notebooks.normalise(nbformat.reads(committed, 4))) + "\n", "run: make format"
+    assert [cell.execution_count for cell in code_cells(notebook)] == list(range(1, len(code_cells(notebook)) + 1))
+    assert not [o for cell in code_cells(notebook) for o in cell.outputs if o.output_type == "error"]
+
+
+@each
+def test_nothing_of_the_machine_shows(path, notebook):
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"/(home|root|Users|tmp|work|opt)/\w", text)
+    assert not re.search(r"hf_[A-Za-z0-9]{20,}", text)
+
+
+@each
+def test_set_up_is_the_same_everywhere(path, notebook):
+    number = path.stem[:2]
+    first = notebooks.paths()[0]
+    reference = code_cells(nbformat.read(first, as_version=4))[0].source
+    set_up = code_cells(notebook)[0].source
+    assert set_up == reference.replace(f'"{first.stem[:2]}"', f'"{number}"')
+    settings = workshop.index()
+    assert f'"https://github.com/{settings["repository"]}", "{settings["tag"]}"' in set_up
+    assert f"{settings['repository']}/blob/{settings['tag']}/notebooks/{path.name}" in notebook.cells[0].source
+    assert code_cells(notebook)[-1].source == f'workshop.finish("{number}")'
+
+
+@each
+def test_prose_introduces_every_cell_and_cells_are_short(path, notebook):
+    for before, cell in zip(notebook.cells, notebook.cells[1:]):
+        if cell.cell_type == "code":
+            assert before.cell_type == "markdown", cell.source
+            assert cell.source.count("\n") < 30, cell.source
+
+
+@each
+def test_figures_have_alt_texts_and_headings_their_order(path, notebook):
+    figures = [o for cell in code_cells(notebook) for o in cell.outputs if "image/png" in o.get("data", {})]
+    assert len(figures) >= 2
+    assert all(len(figure.metadata["image/png"]["alt"]) > 40 for figure in figures)
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    levels = [len(hashes) for hashes in re.findall(r"(?m)^(#+) ", prose)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(later - earlier <= 1 for earlier, later in zip(levels, levels[1:]))
+
+
+@each
+def test_exercises_stand_in_their_notebook(path, notebook):
+    number = path.stem[:2]
+    source = "\n".join(cell.source for cell in notebook.cells)
+    known = [name for name in exercises.names() if name.startswith(number)]
+    assert re.findall(r'= check\("(\d\d\.\d)"', source) == known
+    assert re.findall(r"\*\*Exercise (\d\d\.\d)\*\* \(\d+ minutes?, (?:easy|medium|hard)\)", source) == known
+    assert workshop.index()["notebook"][number]["exercises"] == len(known)
+
+
+@each
+def test_some_outputs_are_compared(path, notebook):
+    tagged = [cell for cell in code_cells(notebook) if "nbval-check-output" in cell.metadata.get("tags", [])]
+    assert tagged
+    assert all(cell.outputs for cell in tagged)
+
+
+def make(tmp_path, *sources):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    path = tmp_path / "trial.ipynb"
+    nbformat.write(notebook, path)
+    return path
+
+
+def run(path):
+    from tqdm.auto import tqdm
+
+    with tqdm(disable=True) as bar:
+        return notebooks.execute(path, bar)
+
+
+def test_a_run_reports_cost_and_failures(tmp_path):
+    fine = run(make(tmp_path, "block = bytearray(300_000_000)", "print(len(block))"))
+    assert fine["status"] == "ok"
+    assert fine["peak_mb"] > 300
+    assert fine["notebook"].cells[1].outputs[0].text == "300000000\n"
+    assert run(make(tmp_path, "1", "1 / 0"))["status"] == "cell 2: ZeroDivisionError: division by zero"
+    dead = run(make(tmp_path, "import os; os._exit(1)"))
+    assert dead["status"] == "cell 1: the kernel died (out of memory?)"
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+    ran = []
+
+    def execute(path, bar):
+        ran.append(path.stem)
+        if len(ran) == 2:
+            raise KeyboardInterrupt
+        notebook = nbformat.v4.new_notebook()
+        return {"notebook": notebook, "seconds": 1.0, "peak_mb": 1, "status": "ok"}
+
+    monkeypatch.setattr(notebooks, "execute", execute)
+    monkeypatch.setattr(notebooks, "ROOT", tmp_path)
+    monkeypatch.setattr(notebooks, "BUILD", tmp_path / "build")
+    with pytest.raises(KeyboardInterrupt):
+        notebooks.run(None, in_place=False)
+    assert notebooks.run(None, in_place=False) == 0
+    stems = [path.stem for path in PATHS]
+    assert ran == [stems[0], stems[1], *stems[1:]]
+    assert "total" in capsys.readouterr().out
+    notebooks.run(None, in_place=False)  # a finished run starts anew
+    assert len(ran) == 1 + len(stems) + len(stems)
+
+
+def test_normalising_removes_what_differs_between_machines():
+    output = nbformat.v4.new_output
+    cell = nbformat.v4.new_code_cell("x", execution_count=7, metadata={"tags": ["a"], "trusted": True})
+    cell.outputs = [
+        output("stream", name="stderr", text="50%|#####"),
+        output("stream", name="stdout", text=f"{notebooks.ROOT}/build/x\n"),
+        output("display_data", data={"application/vnd.jupyter.widget-view+json": {}}),
+    ]
+    normal = notebooks.normalise(nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {}})).cells[0]
+    assert normal.metadata == {"tags": ["a"]}
+    assert [o.text for o in normal.outputs] == ["build/x\n"]
+    assert normal.execution_count == 1
+
+
+def test_an_unknown_notebook_is_named():
+    with pytest.raises(WorkshopError, match="There is no notebook 77. There are: 00"):
+        notebooks.paths(["77"])
+
+
+def test_the_readme_table_is_generated():
+    text = (notebooks.ROOT / "README.md").read_text(encoding="utf-8")
+    assert notebooks.replace_between(text, "notebooks", notebooks.table()) == text, "run: make format"

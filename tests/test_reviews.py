@@ -1,0 +1,72 @@
+"""The review corpus: made by its recipe, balanced, and gold that shares nothing with training."""
+
+import re
+from collections import Counter
+
+import pytest
+
+from utils.recipes import parallel, reviews
+
+SENTENCE_ENDS = re.compile(r"[.!?。！？]+\s*")
+
+
+def plain(text):
+    return re.sub(r"[\W_]+", " ", text.lower()).strip()
+
+
+def sentences(text):
+    return {plain(part) for part in SENTENCE_ENDS.split(text)} - {""}
+
+
+def test_the_files_are_what_the_recipe_makes():
+    for path, content in reviews.files().items():
+        assert (reviews.FOLDER / path).read_text(encoding="utf-8") == content, path
+
+
+@pytest.mark.parametrize("language", reviews.LANGUAGES)
+def test_gold_shares_no_sentence_and_no_fragment_with_training(language):
+    gold = reviews.gold(language)
+    known = set()
+    for row in parallel.fragments():
+        known |= sentences(row[language])
+    # one or two words ("Never again", "Top") are common property
+    long_enough = {s for s in known if (len(s) > 12 if language == "ja" else len(s.split()) > 4)}
+    shared = [s for row in gold for s in sentences(row["review_body"]) if s in long_enough]
+    assert not shared
+    bodies = {
+        plain(row["review_body"]) for split in ("train", "validation") for row in reviews.compose(language, split)
+    }
+    assert not [row for row in gold if plain(row["review_body"]) in bodies]
+
+
+@pytest.mark.parametrize("language", reviews.LANGUAGES)
+def test_sizes_and_balance(language):
+    for split in ("train", "validation"):
+        rows = reviews.compose(language, split)
+        assert len(rows) == reviews.SIZES[split][language]
+        assert set(Counter(row["stars"] for row in rows).values()) == {len(rows) // 5}
+        assert len({row["review_body"] for row in rows}) == len(rows)
+        assert {row["product_category"] for row in rows} == set(reviews.CATEGORIES)
+    gold = reviews.gold(language)
+    assert len(gold) >= (100 if language == "ja" else 200)
+    assert set(Counter(row["stars"] for row in gold).values()) == {len(gold) // 5}
+
+
+def test_validation_is_not_training():
+    train = {row["review_body"] for row in reviews.compose("de", "train")}
+    assert not train & {row["review_body"] for row in reviews.compose("de", "validation")}
+
+
+def test_no_review_gives_its_stars_away():
+    number = re.compile(r"\b[1-5]\s*/\s*5\b|\b(one|two|three|four|five|[1-5]) stars?\b", re.IGNORECASE)
+    for row in reviews.gold("en") + reviews.compose("en", "train"):
+        assert not number.search(row["review_title"] + " " + row["review_body"]), row
+
+
+def test_parallel_text_held_out_is_held_out():
+    held_out, train = parallel.own_rows("heldout"), parallel.own_rows("train")
+    assert len(held_out) == 1_000
+    known = {plain(row["en"]) for row in train} | {plain(row["en"]) for row in parallel.fragments()}
+    assert not [row for row in held_out if plain(row["en"]) in known]
+    domain = [row for row in [*train, *parallel.fragments()] if all(row[code] for code in parallel.LANGUAGES)]
+    assert len(domain) >= 2_000

@@ -1,0 +1,167 @@
+"""Is this machine ready for the workshop? `python -m utils.doctor`: one line each, with what to type where it is not.
+
+Starts on the standard library alone. Exit status 0 if nothing failed; warnings do not count.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from utils import WorkshopError, install
+
+ROOT = Path(__file__).resolve().parent.parent
+OK, WARN, FAIL = "ok", "warn", "fail"
+SIGNS = {OK: "\u2713", WARN: "!", FAIL: "\u2717"}
+# (state, what was found, what to type)
+Finding = tuple
+
+
+def python() -> Finding:
+    """The version of Python."""
+    problem = install.unsupported_python()
+    found = "%s, %s, %s" % (platform.python_version(), platform.system(), platform.machine())
+    return (FAIL, problem, "install Python 3.12, then: make PYTHON=python3.12 lab") if problem else (OK, found, "")
+
+
+def packages() -> Finding:
+    """The packages of requirements.txt."""
+    try:
+        missing = install.unmet()
+    except ModuleNotFoundError as error:
+        return FAIL, "no package %s" % error.name, "make lab"
+    if missing:
+        text = ", ".join("%s (have %s)" % (line, have or "nothing") for line, have in missing)
+        return FAIL, "not met: " + text, "%s -m pip install -r requirements.txt -c constraints.txt" % sys.executable
+    return OK, "all of requirements.txt", ""
+
+
+def kernel() -> Finding:
+    """Whether notebooks run in this Python."""
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+    mend = "%s -m ipykernel install --sys-prefix --name python3" % sys.executable
+    try:
+        program = KernelSpecManager().get_kernel_spec("python3").argv[0]
+    except NoSuchKernel:
+        return FAIL, "there is no python3 kernel", mend
+    # a bare name means "the Python that starts it", as ipykernel installs it
+    same = os.sep not in program or os.path.realpath(program) == os.path.realpath(sys.executable)
+    return (OK, "this Python", "") if same else (FAIL, "it is %s, not this Python" % program, mend)
+
+
+def memory() -> Finding:
+    """Free memory."""
+    import psutil
+
+    free = psutil.virtual_memory().available / 1e9
+    found = "%.1f GB free" % free
+    return (OK, found, "") if free >= 3 else (WARN, found, "close browser tabs and programs: 3 GB are comfortable")
+
+
+def disk() -> Finding:
+    """Free disk space."""
+    free = shutil.disk_usage(str(ROOT)).free / 1e9
+    found = "%.0f GB free" % free
+    return (
+        (OK, found, "") if free >= 2 else (FAIL, found, "free some space: the workshop needs 2 GB beside its packages")
+    )
+
+
+def device() -> Finding:
+    """What computes here."""
+    import torch
+
+    from utils import workshop
+
+    where = workshop.device()
+    if where.type == "cuda":
+        return OK, torch.cuda.get_device_name(), ""
+    return OK, "%s, %d threads (no GPU is needed)" % (where, torch.get_num_threads()), ""
+
+
+def model() -> Finding:
+    """A forward and a backward pass of the base model, and how fast they are."""
+    import torch
+    from transformers import AutoModel
+
+    from utils.catalog import _courier  # the embedded files, whatever the source of models is
+
+    try:
+        encoder = AutoModel.from_pretrained(str(_courier("minilm")))
+    except WorkshopError as error:
+        return FAIL, str(error), ""
+    tokens = torch.full((8, 64), 2023)
+    begun = time.perf_counter()
+    encoder(tokens).last_hidden_state.mean().backward()
+    per_second = tokens.numel() / (time.perf_counter() - begun)
+    found = "MiniLM trains at %d tokens per second" % per_second
+    return (
+        (OK, found, "")
+        if per_second >= 300
+        else (WARN, found, "close other programs, plug in the charger, or use Colab")
+    )
+
+
+def cache() -> Finding:
+    """The folder for merged checkpoints."""
+    from utils.catalog import cache_folder
+
+    folder = cache_folder()
+    mend = "export WORKSHOP_CACHE=<a folder with 1 GB free>"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / "probe"
+        probe.write_bytes(b"probe")
+        probe.unlink()
+    except OSError as error:
+        return FAIL, "%s cannot be written (%s)" % (folder, error.strerror), mend
+    free = shutil.disk_usage(str(folder)).free / 1e9
+    shown = str(folder).replace(str(Path.home()), "~", 1)
+    return (OK, "%s, %.0f GB free" % (shown, free), "") if free >= 1 else (FAIL, "%s is full" % folder, mend)
+
+
+def hub() -> Finding:
+    """Whether the Hugging Face Hub answers; only hub mode needs it."""
+    from utils.catalog import reachable
+
+    if reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co")):
+        return OK, "reachable: hub mode works here", ""
+    return OK, "not reachable: the embedded models need no network", ""
+
+
+CHECKS = (python, packages, kernel, memory, disk, device, model, cache, hub)
+
+
+def examine() -> list:
+    """Run all checks: [(name, state, found, what to type)]. A check that breaks is a failure, never a traceback."""
+    results = []
+    for check in CHECKS:
+        try:
+            state, found, mend = check()
+        except Exception as error:
+            state, found, mend = FAIL, "%s: %s" % (type(error).__name__, str(error).split("\n")[0]), "make lab"
+        results.append((check.__name__, state, found, mend))
+        if check is python and state == FAIL:
+            break  # nothing else can be trusted
+    return results
+
+
+def main() -> int:
+    """Print the findings; 1 if any failed."""
+    results = examine()
+    for name, state, found, mend in results:
+        print("%s %-9s %s" % (SIGNS[state], name, found))
+        if mend:
+            print("  %-9s -> %s" % ("", mend))
+    failed = sum(state == FAIL for _, state, _, _ in results)
+    print("Ready." if not failed else "%d to mend." % failed)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""Measure the embedded checkpoints: `python -m utils.recipes.evaluate [name …] [--data FOLDER]`.
+
+Prints the tables that the model cards carry. Without `--data`, only what this repository holds is measured; with it,
+also public benchmarks that are not shipped (see `data/parallel/README.md` for the files).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.stats import spearmanr
+from torch import Tensor
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from utils.catalog import checkpoint, corpus
+from utils.recipes import parallel
+from utils.recipes.reviews_base import mean_pooling
+from utils.workshop import seed_everything
+
+Result = tuple[str, float]
+
+
+@torch.inference_mode()
+def embed(path: str, sentences: list[str], batch_size: int = 64) -> Tensor:
+    """Normalised sentence embeddings by mean pooling: (len(sentences), dim)."""
+    tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModel.from_pretrained(path).eval()
+    order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
+    vectors = torch.empty(len(sentences), model.config.hidden_size)
+    for start in range(0, len(order), batch_size):
+        chunk = order[start : start + batch_size]
+        batch = tokenizer(
+            [sentences[i] for i in chunk], padding=True, truncation=True, max_length=128, return_tensors="pt"
+        )
+        vectors[chunk] = F.normalize(mean_pooling(model(**batch).last_hidden_state, batch["attention_mask"]))
+    return vectors
+
+
+def retrieval(path: str, english: list[str], other: list[str]) -> float:
+    """How often a sentence's nearest neighbour in the other language is its translation, both ways, in percent."""
+    scores = embed(path, english) @ embed(path, other).T  # (sentences, sentences)
+    right = torch.arange(len(english))
+    hits = (scores.argmax(1) == right).float().mean() + (scores.argmax(0) == right).float().mean()
+    return 50 * hits.item()
+
+
+def sts(path: str, file: Path) -> float:
+    """Spearman's rank correlation (times 100) of cosine similarity with people's judgement, on an STS-B file."""
+    with gzip.open(file, "rt", encoding="utf-8") as stream:
+        rows = list(csv.reader(io.StringIO(stream.read())))
+    first, second = embed(path, [row[0] for row in rows]), embed(path, [row[1] for row in rows])
+    return 100 * spearmanr((first * second).sum(-1), [float(row[2]) for row in rows]).statistic
+
+
+def encoder_results(path: str, data: Path | None) -> list[Result]:
+    """Retrieval among translations, and with `data` similarity, of a sentence encoder."""
+    rows, results = parallel.own_rows("heldout"), []
+    for language in parallel.LANGUAGES:
+        pairs = [(row["en"], row[language]) for row in rows if row[language]]
+        sides = [list(side) for side in zip(*pairs, strict=True)]
+        results.append((f"own held-out en↔{language}, {len(pairs):,} sentences, %", retrieval(path, *sides)))
+    if data is None:
+        return results
+    pud = parallel.pud(data)[parallel.PUD_TRAIN_ROWS :]
+    for language in ("de", "fr", "es"):
+        pairs = [[row["en"] for row in pud], [row[language] for row in pud]]
+        results.append((f"PUD, last {len(pud)}, en↔{language}, %", retrieval(path, *pairs)))
+    captions = parallel.multi30k(data)
+    for language in ("de", "fr"):
+        results.append((f"Multi30k 2016 en↔{language}, %", retrieval(path, captions["en"], captions[language])))
+    for language in ("en", "de", "fr", "es", "ja"):
+        file = data / "similarity" / f"stsb-{language}-test.csv.gz"
+        results.append((f"STS-B test {language}, Spearman × 100", sts(path, file)))
+    return results
+
+
+@torch.inference_mode()
+def star_errors(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Result]:
+    """Mean absolute error in stars of a review classifier on the gold reviews of every language."""
+    model.eval()
+    results = []
+    for language in ("en", "de", "fr", "es", "ja"):
+        gold = corpus("reviews", language)["gold"]
+        texts = [f"{title}. {body}" for title, body in zip(gold["review_title"], gold["review_body"], strict=True)]
+        errors = []
+        for start in range(0, len(texts), 64):
+            batch = tokenizer(
+                texts[start : start + 64], padding=True, truncation=True, max_length=128, return_tensors="pt"
+            )
+            stars = model(**batch).logits.argmax(-1) + 1  # (batch,)
+            errors += (stars - torch.tensor(gold["stars"][start : start + 64])).abs().tolist()
+        results.append((f"gold {language}, {len(gold)} reviews, mean absolute error in stars", float(np.mean(errors))))
+    return results
+
+
+def star_results(path: str, data: Path | None) -> list[Result]:
+    """`star_errors` of the checkpoint at `path`."""
+    return star_errors(AutoModelForSequenceClassification.from_pretrained(path), AutoTokenizer.from_pretrained(path))
+
+
+MEASURES: dict[str, Callable[[str, Path | None], list[Result]]] = {
+    "minilm": encoder_results,
+    "reviews-base": encoder_results,
+    "reviews-stars": star_results,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(MEASURES)}; all by default")
+    parser.add_argument("--data", type=Path, help="folder with the benchmarks that are not shipped")
+    options = parser.parse_args()
+    seed_everything()
+    for name in options.names or MEASURES:
+        print(f"\n{name}")
+        for measure, value in MEASURES[name](checkpoint(name), options.data):
+            print(f"| {measure} | {value:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
