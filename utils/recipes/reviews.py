@@ -36,7 +36,10 @@ LEVELS = {
     4: {2: 3, 3: 15, 4: 56, 5: 26},
     5: {3: 3, 4: 21, 5: 76},
 }
-ROLES = {"aspect": 28, "incident": 34, "opinion": 15, "contrast": 7, "negation": 6, "hedge": 5, "sarcasm": 5}
+# a review either reports one incident and comments on it, or goes through aspects
+INCIDENT_SHARE = 0.6
+ROLES = {"aspect": 50, "opinion": 22, "contrast": 8, "negation": 8, "hedge": 6, "sarcasm": 6}
+COMMENTS = {"opinion": 45, "negation": 20, "hedge": 15, "contrast": 10, "sarcasm": 10}
 # set before a sentence whose tone turns against the one before
 TURNS = {
     "en": {"up": ("On the plus side: ", "Still: ", "To be fair: "), "down": ("But: ", "On the downside: ", "Sadly: ")},
@@ -88,11 +91,18 @@ def plan_review(generator: random.Random, stars: int | None = None) -> Plan:
     while title is None:
         title = _fragment(generator, category, "title", _draw(generator, LEVELS[stars]))
     body: list[dict[str, str]] = []
-    if generator.random() < 0.3:
-        body.append(_fragment(generator, category, "story", 0))
-    wanted = len(body) + generator.choices((1, 2, 3, 4, 5), weights=(22, 30, 26, 15, 7))[0]
+    if generator.random() < INCIDENT_SHARE:
+        roles, wanted = COMMENTS, 1 + generator.choices((0, 1, 2), weights=(40, 40, 20))[0]
+        while not body:
+            part = _fragment(generator, category, "incident", _draw(generator, LEVELS[stars]))
+            body += [part] if part else []
+    else:
+        roles, wanted = ROLES, generator.choices((1, 2, 3, 4, 5), weights=(15, 30, 30, 17, 8))[0]
+        if generator.random() < 0.3:
+            body.append(_fragment(generator, category, "story", 0))
+            wanted += 1
     while len(body) < wanted:
-        part = _fragment(generator, category, _draw(generator, ROLES), _draw(generator, LEVELS[stars]))
+        part = _fragment(generator, category, _draw(generator, roles), _draw(generator, LEVELS[stars]))
         if part and part not in body:
             body.append(part)
     if generator.random() < 0.3:
