@@ -259,22 +259,40 @@ def test_a_killed_merge_leaves_nothing_in_the_way(cache):
     assert not draft.exists()
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_a_full_disk_is_one_line_and_the_next_run_works(tmp_path, monkeypatch):
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real disk of 20 MB: (its folder, a function that makes it larger)."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(disk)], capture_output=True).returncode:
-        pytest.skip("mounting is not allowed here")
-    try:
-        monkeypatch.setenv("WORKSHOP_CACHE", str(disk))
-        with pytest.raises(WorkshopError, match=r"is full: .*130 MB.* WORKSHOP_CACHE") as error:
-            catalog.checkpoint("reviews-base")
-        assert "\n" not in str(error.value)
-        assert not list(disk.iterdir())
-        subprocess.run(["mount", "-o", "remount,size=300m", str(disk)], check=True)
-        assert Path(catalog.checkpoint("reviews-base"), "config.json").exists()
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(disk)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk is not allowed here")
+    yield disk, lambda: subprocess.run(["mount", "-o", "remount,size=300m", str(disk)], check=True)
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_the_next_run_works(small_disk, monkeypatch):
+    disk, enlarge = small_disk
+    monkeypatch.setenv("WORKSHOP_CACHE", str(disk))
+    with pytest.raises(WorkshopError, match=r"is full: .*130 MB.* WORKSHOP_CACHE") as error:
+        catalog.checkpoint("reviews-base")
+    assert "\n" not in str(error.value)
+    assert not list(disk.iterdir())
+    enlarge()
+    assert Path(catalog.checkpoint("reviews-base"), "config.json").exists()
+
+
+def test_a_corpus_on_a_full_disk_is_one_line_and_the_next_run_works(small_disk):
+    disk, enlarge = small_disk
+    (disk / "filling").write_bytes(b"0" * 20_000_000)
+    code = "from utils.catalog import corpus; print(corpus('reviews', 'de')['gold'].num_rows)"
+    process = in_new_process(code, HF_HOME=str(disk / "hf"))
+    _, errors = process.communicate(timeout=120)
+    assert errors.splitlines()[-1].startswith('utils.WorkshopError: The corpus "reviews" could not be prepared')
+    assert "HF_HOME" in errors.splitlines()[-1]
+    enlarge()
+    out, errors = in_new_process(code, HF_HOME=str(disk / "hf")).communicate(timeout=120)
+    assert out == "220\n", errors
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):

@@ -78,6 +78,7 @@ def corpus(name: str, config: str | None = None) -> DatasetDict:
     if configs and config not in configs:
         raise WorkshopError(f'The corpus "{name}" has no part "{config}". It has: {", ".join(configs)}.')
     from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
 
     if source() == "hub" and "hub" in entry:
         return load_dataset(entry["hub"], config, revision=entry["revision"])
@@ -85,9 +86,10 @@ def corpus(name: str, config: str | None = None) -> DatasetDict:
     _verify(name, folder, {file: sha for file, sha in entry["sha256"].items() if not config or file.startswith(config)})
     try:
         return load_dataset(str(folder), config)
-    except OSError as error:
+    except (OSError, DatasetGenerationError) as error:
+        reason = error.__cause__ or error  # datasets wraps what stopped it
         raise WorkshopError(
-            f'The corpus "{name}" could not be prepared ({error.strerror or error}). '
+            f'The corpus "{name}" could not be prepared ({getattr(reason, "strerror", None) or reason}). '
             "Free some disk space, or set HF_HOME to a folder that can be written."
         ) from error
 

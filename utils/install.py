@@ -86,7 +86,8 @@ def pip(python, log_file, *arguments):
                 print("\r  {:3d} packages, {:3.0f} s ".format(count, time.time() - begun), end="", flush=True)
     if process.wait():
         stop("{}  (whole log: {})".format(why_pip_failed("".join(log)), os.path.relpath(log_file)))
-    print("\r  {} packages in {:.0f} s".format(count, time.time() - begun))
+    installed = [line for line in log if line.startswith("Successfully installed")]
+    print("\r  {} packages in {:.0f} s".format(len("".join(installed).split()[2:]), time.time() - begun))
 
 
 def reachable(url):
