@@ -20,7 +20,10 @@ Pair = tuple[str, str, str]  # (language, English, translation)
 
 
 def own_rows(part: str) -> list[dict[str, str]]:
-    """Rows of `data/parallel/<part>.tsv`, written for this workshop: {"en": …, "de": …, …}; a language may be empty."""
+    """Rows of `data/parallel/<part>.tsv`, written for this workshop: {"en": …, "de": …, …}; a language may be empty.
+
+    The parts are "train", "heldout", and "lexicon" (single words and short phrases).
+    """
     with (DATA / "parallel" / f"{part}.tsv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
 
@@ -84,7 +87,7 @@ def training_pairs(folder: Path) -> dict[str, list[Pair]]:
         return [(code, row["en"], row[code]) for row in rows for code in LANGUAGES if row.get(code)]
 
     return {
-        "own": spread(own_rows("train")) + spread(fragments()),
+        "own": spread(own_rows("train")) + spread(own_rows("lexicon")) + spread(fragments()),
         "tatoeba": tatoeba(folder),
         "pud": spread(pud(folder)[:PUD_TRAIN_ROWS]),
         "xquad": xquad(folder),

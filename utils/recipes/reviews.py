@@ -38,8 +38,11 @@ LEVELS = {
 }
 # a review either reports one incident and comments on it, or goes through aspects
 INCIDENT_SHARE = 0.6
+CERTAINTY = 0.7  # an incident alone mostly settles the rating
 ROLES = {"aspect": 50, "opinion": 22, "contrast": 8, "negation": 8, "hedge": 6, "sarcasm": 6}
 COMMENTS = {"opinion": 45, "negation": 20, "hedge": 15, "contrast": 10, "sarcasm": 10}
+SHARED_ROLES = {"title", "story", "closing"}
+HELD_OUT = 6
 # set before a sentence whose tone turns against the one before
 TURNS = {
     "en": {"up": ("On the plus side: ", "Still: ", "To be fair: "), "down": ("But: ", "On the downside: ", "Sadly: ")},
@@ -63,50 +66,57 @@ class Plan:
 
 
 @functools.cache
-def _pool() -> dict[tuple[str, str, int], list[dict[str, str]]]:
-    """Fragments by (category, role, level)."""
-    pool: dict[tuple[str, str, int], list[dict[str, str]]] = {}
+def pool(split: str) -> dict[tuple[str, str, int], list[dict[str, str]]]:
+    """The fragments of "train" or "validation" by (category, role, level).
+
+    Every sixth fragment that carries an opinion is kept for validation; titles, stories and closings serve both.
+    """
+    groups: dict[tuple[str, str, int], list[dict[str, str]]] = {}
     with (FOLDER / "fragments.tsv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
-            pool.setdefault((row["category"], row["role"], int(row["level"])), []).append(row)
-    return pool
+            groups.setdefault((row["category"], row["role"], int(row["level"])), []).append(row)
+    for (_, role, _), rows in groups.items():
+        if role not in SHARED_ROLES:
+            rows[:] = [row for place, row in enumerate(rows) if (place % HELD_OUT == 0) == (split == "validation")]
+    return groups
 
 
 def _draw(generator: random.Random, weights: dict) -> int | str:
     return generator.choices(list(weights), weights=list(weights.values()))[0]
 
 
-def _fragment(generator: random.Random, category: str, role: str, level: int) -> dict[str, str] | None:
-    own, common = _pool().get((category, role, level), []), _pool().get(("any", role, level), [])
+def _fragment(generator: random.Random, split: str, category: str, role: str, level: int) -> dict[str, str] | None:
+    own, common = (pool(split).get((where, role, level), []) for where in (category, "any"))
     # where a role has both kinds, they count alike
     options = own if own and (not common or generator.random() < 0.5) else common
     return generator.choice(options) if options else None
 
 
-def plan_review(generator: random.Random, stars: int | None = None) -> Plan:
-    """Draw a review's stars (unless given), category and fragments."""
+def plan_review(generator: random.Random, split: str, stars: int | None = None) -> Plan:
+    """Draw a review's stars (unless given), category and fragments, these from the pool of "train" or "validation"."""
     stars = stars or generator.randint(1, 5)
     category = generator.choice(CATEGORIES)
     title = None
     while title is None:
-        title = _fragment(generator, category, "title", _draw(generator, LEVELS[stars]))
+        title = _fragment(generator, split, category, "title", _draw(generator, LEVELS[stars]))
     body: list[dict[str, str]] = []
     if generator.random() < INCIDENT_SHARE:
         roles, wanted = COMMENTS, 1 + generator.choices((0, 1, 2), weights=(40, 40, 20))[0]
         while not body:
-            part = _fragment(generator, category, "incident", _draw(generator, LEVELS[stars]))
+            level = stars if generator.random() < CERTAINTY else _draw(generator, LEVELS[stars])
+            part = _fragment(generator, split, category, "incident", level)
             body += [part] if part else []
     else:
         roles, wanted = ROLES, generator.choices((1, 2, 3, 4, 5), weights=(15, 30, 30, 17, 8))[0]
         if generator.random() < 0.3:
-            body.append(_fragment(generator, category, "story", 0))
+            body.append(_fragment(generator, split, category, "story", 0))
             wanted += 1
     while len(body) < wanted:
-        part = _fragment(generator, category, _draw(generator, roles), _draw(generator, LEVELS[stars]))
+        part = _fragment(generator, split, category, _draw(generator, roles), _draw(generator, LEVELS[stars]))
         if part and part not in body:
             body.append(part)
     if generator.random() < 0.3:
-        body.append(_fragment(generator, category, "closing", _draw(generator, LEVELS[stars])))
+        body.append(_fragment(generator, split, category, "closing", _draw(generator, LEVELS[stars])))
     turns, before = [], 0
     for part in body:
         level = int(part["level"])
@@ -179,7 +189,7 @@ def compose(language: str, split: str) -> list[dict]:
     rows: list[dict] = []
     for number in range(SIZES[split][language]):
         while True:
-            plan = plan_review(generator, stars=number % 5 + 1)
+            plan = plan_review(generator, split, stars=number % 5 + 1)
             title, body = write_review(plan, language, generator)
             if body not in seen:
                 break

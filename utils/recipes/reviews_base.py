@@ -1,6 +1,7 @@
 """The multilingual base `reviews-base`: MiniLM taught to read German, French, Spanish and Japanese.
 
     python -m utils.recipes.reviews_base --data FOLDER      # about 40 minutes on two CPU cores; saves, resumes
+    python -m utils.recipes.reviews_base --data FOLDER --warm-start data/checkpoints/reviews-base --steps 1400
 
 The student keeps MiniLM's layers and English vocabulary. It gains word pieces of the other languages and a LoRA adapter,
 trained so that a translation lands where the teacher puts the English sentence (Reimers and Gurevych 2020,
@@ -23,8 +24,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
-from safetensors.torch import save_file
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -35,7 +36,8 @@ from utils.recipes import parallel, reviews
 from utils.workshop import ROOT, seed_everything
 
 NAME = "reviews-base"
-NEW_PIECES = 9_000
+NEW_ROWS = "base_model.model.embeddings.word_embeddings.new_tokens"
+NEW_PIECES = 11_000
 MIN_PAIR_COUNT = 2  # a piece seen once is spelled out in smaller ones instead
 MAX_LENGTH = 96
 BATCH_TOKENS = 4_096
@@ -44,7 +46,7 @@ LEARNING_RATE, EMBEDDING_RATE = 1e-3, 3e-3
 CONTRAST, TEMPERATURE = 0.1, 0.05
 MIDDLE_LAYER = 3
 VIEW_WEIGHTS = (1.0, 0.5, 0.5)  # of the pooled vector, the [CLS] state, the pooled middle layer
-ENGLISH_SHARE = 0.15  # of the pairs, also English to itself: what the teacher knew must not fade
+ENGLISH_SHARE = 0.25  # of the pairs, also English to itself: what the teacher knew must not fade
 
 
 class ExtendedEmbedding(nn.Module):
@@ -173,7 +175,7 @@ def composed_pairs(count: int, generator: random.Random) -> list[parallel.Pair]:
     pairs = []
     for number in range(count):
         language = parallel.LANGUAGES[number % len(parallel.LANGUAGES)]
-        plan = reviews.plan_review(generator)
+        plan = reviews.plan_review(generator, "train")
         sides = [reviews.write_review(plan, code) for code in ("en", language)]
         pairs.append((language, *(f"{title}. {body}" for title, body in sides)))
     return pairs
@@ -183,6 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the parallel text")
     parser.add_argument("--steps", type=int, default=1_800, help="optimizer steps")
+    parser.add_argument("--warm-start", type=Path, help="begin with the adapter and the word pieces in this folder")
     parser.add_argument("--restart", action="store_true", help="forget a saved state")
     parser.add_argument("--output", type=Path, default=DATA / "checkpoints" / NAME)
     options = parser.parse_args()
@@ -190,11 +193,13 @@ def main() -> None:
     generator = random.Random(0)
 
     sources = parallel.training_pairs(options.data)
-    sources["composed"] = composed_pairs(8_000, generator)
+    sources["composed"] = composed_pairs(6_000, generator)
+    if options.warm_start:  # has seen the many short ones of Tatoeba
+        sources["tatoeba"] = generator.sample(sources["tatoeba"], 20_000)
     for source, pairs in sources.items():
         print(f"{source}: {len(pairs):,} pairs")
-    # the few pairs of our own domain count three times, the many short ones of Tatoeba once
-    pairs = sources["own"] * 3 + sources["tatoeba"] + sources["pud"] * 2 + sources["xquad"] * 2 + sources["composed"]
+    # the few pairs of our own domain count four times
+    pairs = sources["own"] * 4 + [pair for source, group in sources.items() if source != "own" for pair in group]
     base = checkpoint("minilm")
     texts = [text for _, _, text in pairs] + [
         text for language in parallel.LANGUAGES for text in reviews.texts(language)
@@ -220,8 +225,18 @@ def main() -> None:
     aligned = zip(english, encode([pair[2] for pair in distinct]), strict=True)
     rows = translation_rows([(a[1:-1], b[1:-1]) for a, b in aligned], matrix, fallback)
 
+    if options.warm_start:
+        earlier = load_file(options.warm_start / "adapter_model.safetensors")
+        vocabulary = AutoTokenizer.from_pretrained(options.warm_start).get_vocab()
+        known = earlier.pop(NEW_ROWS).float().numpy()
+        for row, piece in enumerate(pieces):
+            if vocabulary.get(piece, -1) >= len(matrix):
+                rows[row] = known[vocabulary[piece] - len(matrix)]
+
     student.set_input_embeddings(ExtendedEmbedding(old, torch.tensor(rows, dtype=torch.float32)))
     student = get_peft_model(student, LORA)
+    if options.warm_start:
+        set_peft_model_state_dict(student, {key: value.float() for key, value in earlier.items()})
     embedding = student.base_model.model.get_input_embeddings()
     embedding.new_tokens.requires_grad_(True)
     for module in student.modules():
@@ -298,7 +313,7 @@ def save_adapter(student: nn.Module, embedding: ExtendedEmbedding, tokenizer, ba
     """Write what differs from the base, in 16-bit floats: the adapter, the new rows, the tokenizer and the config."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: v for k, v in get_peft_model_state_dict(student).items() if "lora_" in k}
-    tensors["base_model.model.embeddings.word_embeddings.new_tokens"] = embedding.new_tokens.detach()
+    tensors[NEW_ROWS] = embedding.new_tokens.detach()
     save_file({k: v.half().contiguous() for k, v in tensors.items()}, folder / "adapter_model.safetensors")
     settings = {"peft_type": "LORA", "r": LORA.r, "lora_alpha": LORA.lora_alpha, "target_modules": "all-linear"}
     (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
