@@ -15,7 +15,7 @@ TEST_ENV := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 TOKENIZERS_PARALLELISM=false TRAN
 .PHONY: help setup workshop test lab doctor format outputs evaluate clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@awk -F':.*## ' '/^[a-z]+:.*##/ { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## create the virtual environment and install the tested packages (the other targets do it when needed)
 	@$(PYTHON) utils/install.py $(VENV) $(TORCH_INDEX)

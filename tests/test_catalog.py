@@ -68,7 +68,7 @@ def test_checksums_are_those_of_the_files():
 
 def test_data_is_small_and_holds_no_pickle():
     files = [file for file in (ROOT / "data").rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in files) < 60e6
+    assert sum(file.stat().st_size for file in files) < 30e6
     assert not [file for file in files if file.suffix in (".bin", ".pt", ".pkl", ".ckpt", ".h5", ".pth")]
 
 

@@ -150,3 +150,11 @@ def test_an_unknown_notebook_is_named():
 def test_the_readme_table_is_generated():
     text = (notebooks.ROOT / "README.md").read_text(encoding="utf-8")
     assert notebooks.replace_between(text, "notebooks", notebooks.table()) == text, "run: make format"
+
+
+def test_nothing_is_unfinished():
+    root = notebooks.ROOT
+    for file in [root / "README.md", *root.glob("data/**/*.md"), *PATHS]:
+        text = file.read_text(encoding="utf-8")
+        assert not re.search(r"\b[A-Z]+_(TEXT|MB|QUALITY)\b|TODO|<!-- (\w+) -->\s*<!-- /", text), file
+    assert all(entry["seconds"] and entry["peak_mb"] for entry in workshop.index()["notebook"].values())

@@ -104,6 +104,10 @@ def test_importing_the_package_loads_no_library():
 
 
 def test_the_cache_needs_no_home(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
     for name in ("WORKSHOP_CACHE", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
     assert catalog.cache_folder().name == "computational-language-technologies"

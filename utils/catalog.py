@@ -7,9 +7,11 @@ first use, so that whatever `checkpoint()` returns loads with a plain `from_pret
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import hashlib
+import http.client
 import importlib.metadata
 import json
 import os
@@ -18,6 +20,7 @@ import tempfile
 import threading
 import time
 import tomllib
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +67,7 @@ def checkpoint(name: str) -> str:
 
 
 def corpus(name: str, config: str | None = None) -> DatasetDict:
-    """The data set called `name` with its splits; the same columns embedded and from the Hub (notebook 09).
+    """The data set called `name` with its splits (notebook 09). Its files are here, in hub mode too: see its card.
 
     Args:
         name: a name in the catalog, such as "reviews".
@@ -80,8 +83,6 @@ def corpus(name: str, config: str | None = None) -> DatasetDict:
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 
-    if source() == "hub" and "hub" in entry:
-        return load_dataset(entry["hub"], config, revision=entry["revision"])
     folder = DATA / entry["path"]
     _verify(name, folder, {file: sha for file, sha in entry["sha256"].items() if not config or file.startswith(config)})
     try:
@@ -115,7 +116,7 @@ def reachable(url: str, seconds: float = 3.0) -> bool:
             answered.set()
         except urllib.error.HTTPError:
             answered.set()  # an error page is an answer
-        except (OSError, ValueError):
+        except (OSError, ValueError, http.client.HTTPException):
             pass
 
     # a thread, because a hanging name lookup ignores every timeout
@@ -175,6 +176,8 @@ def _verify(
             actual = _sha256(folder / file)
         except FileNotFoundError:
             raise WorkshopError(f'"{name}" lacks the file {file} in {folder}. Mend it with: {mend}') from None
+        except OSError as error:
+            raise WorkshopError(f'"{name}": {file} in {folder} cannot be read ({error.strerror}).') from None
         if actual != expected:
             raise WorkshopError(
                 f'"{name}" is damaged: {file} has sha256 {actual[:12]}…, expected {expected[:12]}…. Mend it with: {mend}'
@@ -200,14 +203,16 @@ def _merged(name: str) -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         for old in folder.parent.glob(f"{name}-*.draft-*"):
-            if time.time() - old.stat().st_mtime > STALE_SECONDS:
-                shutil.rmtree(old, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another process may have finished or cleaned it meanwhile
+                if time.time() - old.stat().st_mtime > STALE_SECONDS:
+                    shutil.rmtree(old, ignore_errors=True)
         draft = Path(tempfile.mkdtemp(prefix=f"{name}-{key}.draft-", dir=folder.parent))
         merge_adapter(base, adapter, draft)
         seal = {"sha256": _sha256(draft / WEIGHTS), "adapter": entry["path"]}
         (draft / "merged.json").write_text(json.dumps(seal), encoding="utf-8")
+        draft.chmod(0o755)  # a shared cache is for all users
         if folder.exists() and not _intact(folder):
-            shutil.rmtree(folder)
+            folder.rename(draft / "damaged")
         try:
             draft.rename(folder)
         except OSError:

@@ -50,7 +50,8 @@ def kernel() -> Finding:
     except NoSuchKernel:
         return FAIL, "there is no python3 kernel", mend
     # a bare name means "the Python that starts it", as ipykernel installs it
-    same = os.sep not in program or os.path.realpath(program) == os.path.realpath(sys.executable)
+    folders = [os.path.realpath(os.path.dirname(path)) for path in (program, sys.executable)]
+    same = os.sep not in program or folders[0] == folders[1]
     return (OK, "this Python", "") if same else (FAIL, "it is %s, not this Python" % program, mend)
 
 
@@ -153,6 +154,8 @@ def examine() -> list:
 
 def main() -> int:
     """Print the findings; 1 if any failed."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # some Windows consoles have no check marks
     results = examine()
     for name, state, found, mend in results:
         print("%s %-9s %s" % (SIGNS[state], name, found))

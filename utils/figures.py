@@ -45,4 +45,4 @@ def show(figure: Figure, alt: str) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     plt.close(figure)  # otherwise Jupyter shows it a second time at the end of the cell
-    display(Image(buffer.getvalue(), alt=alt))
+    display(Image(buffer.getvalue(), format="png", metadata={"alt": alt}))  # IPython 7, as on Colab, has no alt=

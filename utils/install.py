@@ -4,7 +4,8 @@ Only the standard library, and no syntax newer than Python 3.6 above `main`, so 
 """
 
 import hashlib
-import importlib.util
+import http.client
+import importlib
 import os
 import re
 import shutil
@@ -18,6 +19,9 @@ OLDEST, NEWEST = (3, 11), (3, 13)
 NEEDED_GB = 4
 # what a running Colab or Kaggle kernel has loaded already: changing it there breaks the kernel
 FROZEN = ("torch", "numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "protobuf", "ipython", "ipykernel")
+FROZEN += ("tornado", "pyzmq", "jupyter_client", "traitlets")
+# Colab and Kaggle bring their own notebook, and nobody tests there
+NOT_IN_COLAB = ("jupyterlab", "nbclient", "nbconvert", "nbval", "pytest", "pytest-xdist", "ruff")
 
 
 def stop(message):
@@ -37,8 +41,8 @@ def unsupported_python():
 
 
 def fingerprint():
-    """Changes when the requirements or the interpreter do: a venv with this stamp needs no work."""
-    digest = hashlib.sha256(repr(sys.version_info[:2]).encode())
+    """Changes when the requirements do: an environment with this stamp needs no work."""
+    digest = hashlib.sha256()
     for name in ("requirements.txt", "constraints.txt"):
         with open(os.path.join(ROOT, name), "rb") as file:
             digest.update(file.read())
@@ -76,7 +80,9 @@ def pip(python, log_file, *arguments):
     command = [python, "-m", "pip", "install", "--disable-pip-version-check", "--retries", "2", *arguments]
     begun, count, log = time.time(), 0, []
     with open(log_file, "a", encoding="utf-8") as file:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
+        )
         for line in process.stdout:
             file.write(line)
             log.append(line)
@@ -85,7 +91,7 @@ def pip(python, log_file, *arguments):
             if sys.stdout.isatty() and (line.startswith("Collecting") or line.startswith("Installing")):
                 print("\r  {:3d} packages, {:3.0f} s ".format(count, time.time() - begun), end="", flush=True)
     if process.wait():
-        stop("{}  (whole log: {})".format(why_pip_failed("".join(log)), os.path.relpath(log_file)))
+        stop("{}  (whole log: {})".format(why_pip_failed("".join(log)), log_file))
     installed = [line for line in log if line.startswith("Successfully installed")]
     print("\r  {} packages in {:.0f} s".format(len("".join(installed).split()[2:]), time.time() - begun))
 
@@ -96,7 +102,7 @@ def reachable(url):
 
     try:
         urllib.request.urlopen(url, timeout=3).close()
-    except OSError:
+    except (OSError, ValueError, http.client.HTTPException):
         return False
     return True
 
@@ -106,31 +112,35 @@ def main():
     if len(sys.argv) < 2:
         stop("usage: python utils/install.py VENV [TORCH_INDEX]")
     venv, torch_index = os.path.abspath(sys.argv[1]), (sys.argv[2:] or [""])[0]
-    problem = unsupported_python()
-    if problem:
-        stop(problem)
-    stamp = os.path.join(venv, "installed")
-    wanted = fingerprint()
+    stamp, wanted = os.path.join(venv, "installed"), fingerprint()
     if os.path.exists(stamp):
         with open(stamp) as file:
             if file.read() == wanted:
                 return
+        os.unlink(stamp)
+    problem = unsupported_python()
+    if problem:
+        stop(problem)
+    if os.path.isdir(venv) and os.listdir(venv) and not os.path.exists(os.path.join(venv, "pyvenv.cfg")):
+        stop("{} is not empty and no virtual environment: name another folder (make VENV=…).".format(venv))
     free = shutil.disk_usage(ROOT).free / 1e9
     if free < NEEDED_GB:
         stop("Only {:.1f} GB are free on this disk: the packages need about {} GB. Free some.".format(free, NEEDED_GB))
-    print("Setting up {} (about 3 minutes, once) …".format(os.path.relpath(venv)))
+    print("Setting up {} (about 3 minutes, once) …".format(venv))
     python, log_file = python_in(venv), os.path.join(venv, "install.log")
     try:
         if not os.path.exists(python) or subprocess.call([python, "-m", "pip", "--version"], stdout=subprocess.DEVNULL):
             subprocess.check_output([sys.executable, "-m", "venv", "--clear", venv], stderr=subprocess.STDOUT)
     except subprocess.CalledProcessError as error:
+        if b"ensurepip" in error.output:
+            stop("Python's venv module is incomplete: sudo apt install python{}.{}-venv".format(*sys.version_info[:2]))
         stop("The virtual environment cannot be made: {}".format(error.output.decode(errors="replace").strip()[-200:]))
     except OSError as error:
         stop("{} cannot be written: {}.".format(venv, error.strerror))
     constraints = ["--constraint", os.path.join(ROOT, "constraints.txt")]
     # plain `torch` brings gigabytes of CUDA packages on Linux, of no use without a GPU
     if torch_index and sys.platform == "linux" and not shutil.which("nvidia-smi") and reachable(torch_index):
-        pip(python, log_file, *constraints, "--index-url", torch_index, "torch")
+        pip(python, log_file, *constraints, "--no-deps", "--index-url", torch_index, "torch")
     pip(python, log_file, *constraints, "--requirement", os.path.join(ROOT, "requirements.txt"))
     with open(stamp, "w") as file:
         file.write(wanted)
@@ -163,13 +173,15 @@ def missing_packages():
 
     from utils import WorkshopError
 
-    missing = [line for line, _ in unmet()]
+    missing = [line for line, _ in unmet() if re.split(r"[<>=]", line)[0] not in NOT_IN_COLAB]
     if not missing:
         return
     with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False) as file:
         for name in FROZEN:
-            if importlib.util.find_spec({"scikit-learn": "sklearn", "ipython": "IPython"}.get(name, name)):
+            try:
                 file.write("{}=={}\n".format(name, metadata.version(name)))
+            except metadata.PackageNotFoundError:
+                continue
     print("installing", ", ".join(missing), "…")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", file.name, *missing]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
@@ -188,4 +200,9 @@ def missing_packages():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        stop("interrupted: the same command goes on from here")
+    except OSError as error:
+        stop("{}: {}".format(error.filename, error.strerror))

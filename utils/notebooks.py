@@ -158,7 +158,10 @@ def execute(path: Path, bar: tqdm) -> dict[str, object]:
         status = f"cell {state['cell']}: still running after {CELL_SECONDS} s"
     except DeadKernelError:
         status = f"cell {state['cell']}: the kernel died (out of memory?)"
-    memory.done.set()
+    except Exception as error:  # no kernel at all, for one
+        status = f"cell {state['cell']}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    finally:
+        memory.done.set()
     seconds = time.perf_counter() - begun
     return {"notebook": notebook, "seconds": round(seconds, 1), "peak_mb": round(memory.peak), "status": status}
 
@@ -201,7 +204,7 @@ def run(numbers: list[str] | None, in_place: bool) -> int:
                 _save(notebook, path, in_place and result["status"] == "ok")
                 if result["status"] == "ok":
                     done[path.stem] = result
-                finished = set(done) >= {p.stem for p in paths()}
+                finished = path == wanted[-1]
                 state = {"inputs": inputs, "done": done, "finished": finished}
                 state_file.write_text(json.dumps(state, indent=1), encoding="utf-8")
             rows.append((path.stem, result))

@@ -82,6 +82,8 @@ def start(notebook: str, source: str | None = None) -> None:
 
 def _choose_source(source: str | None, local_server: bool) -> str:
     """Settle the source in the environment; returns what is to be said beside it."""
+    if os.environ.get("HF_ENDPOINT") == NO_HUB["HF_ENDPOINT"]:
+        del os.environ["HF_ENDPOINT"]  # of an earlier start in this kernel
     asked = source or os.environ.get("WORKSHOP_SOURCE")
     os.environ["WORKSHOP_SOURCE"] = asked or ("embedded" if platform() == "local" else "hub")
     note = ""
@@ -97,6 +99,8 @@ def _choose_source(source: str | None, local_server: bool) -> str:
             )
         os.environ["WORKSHOP_SOURCE"] = "embedded"
         note = f"\n{endpoint} does not answer: using the embedded models."
+    if local_server:
+        os.environ.pop("HF_HUB_OFFLINE", None)
     os.environ.update(NO_HUB if local_server else OFFLINE)
     return note
 

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import inspect
 import json
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -88,7 +89,7 @@ def judge(exercise: Exercise, answer: Any) -> tuple[str, str]:
         return NOT_YET, str(hint)
     except TimeoutError:
         return NOT_YET, f"It still ran after {TIME_LIMIT} s: is there a loop that never ends?"
-    except Exception as error:  # whatever an answer does, the attendee sees a sentence
+    except (Exception, SystemExit) as error:  # whatever an answer does, the attendee sees a sentence
         return NOT_YET, f"It raised {type(error).__name__}: {_one_line(error)}."
     return CORRECT, ""
 
@@ -169,7 +170,7 @@ def _time_limit() -> Iterator[None]:
         raise TimeoutError
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT)
+    signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT, 1)  # again, for answers that catch everything
     try:
         yield
     finally:
@@ -179,8 +180,9 @@ def _time_limit() -> Iterator[None]:
 
 def _saved() -> dict[str, str]:
     try:
-        return json.loads((catalog.cache_folder() / "progress.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        saved = json.loads((catalog.cache_folder() / "progress.json").read_text(encoding="utf-8"))
+        return {name: state for name, state in saved.items() if state in (NOT_YET, CORRECT)}
+    except (OSError, ValueError, AttributeError):
         return {}
 
 
@@ -193,6 +195,6 @@ def _remember(name: str, state: str) -> None:
     file = catalog.cache_folder() / "progress.json"
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_suffix(".draft")
+        draft = file.with_suffix(f".draft-{os.getpid()}")
         draft.write_text(json.dumps(saved | {name: state}, indent=1), encoding="utf-8")
         draft.replace(file)

@@ -15,11 +15,11 @@ def label_scores(results):
 def problem(text):
     """Why a request is refused, as a sentence; an empty string if it is fine."""
     if not isinstance(text, str):
-        return "`inputs` must be a text."
+        return "Send a text."
     if not text.strip():
-        return "`inputs` is empty."
+        return "The text is empty: write a review."
     if len(text) > 5_000:
-        return f"`inputs` has {len(text):,} characters, at most 5,000 are accepted."
+        return f"The text has {len(text):,} characters; at most 5,000 are accepted."
     return ""
 
 
@@ -56,6 +56,7 @@ def _test_problem(answer):
         if result:
             raise Hint(f"The text {text!r} is fine, so the answer is an empty string.")
     wrong = [("", "an empty text"), (" \n\t ", "a text of blanks only"), ("a" * 1_000_000, "a million characters")]
+    wrong.append(("a" * (LIMIT + 1), "a text of 5,001 characters"))
     for text, what in [*wrong, (None, "None"), (5, "a number"), (["a"], "a list")]:
         try:
             result = call(answer, text)
@@ -65,6 +66,8 @@ def _test_problem(answer):
             raise
         if not result:
             raise Hint(f"{what[0].upper() + what[1:]} must be refused.")
+        if not isinstance(result, str):
+            raise Hint(f"Return a sentence; yours is a {type(result).__name__}.")
 
 
 def _test_throughput(answer):

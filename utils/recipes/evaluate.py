@@ -1,6 +1,6 @@
 """Measure the embedded checkpoints: `python -m utils.recipes.evaluate [name …] [--data FOLDER]`.
 
-Prints the tables that the model cards carry. Without `--data`, only what this repository holds is measured; with it,
+Prints the tables that the model cards carry; `--write` puts them there. Without `--data`, only what this repository holds is measured; with it,
 also public benchmarks that are not shipped (see `data/parallel/README.md` for the files).
 """
 
@@ -10,6 +10,7 @@ import argparse
 import csv
 import gzip
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +27,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from utils.catalog import checkpoint, corpus
+from utils.catalog import DATA, checkpoint, corpus
+from utils.notebooks import replace_between
 from utils.recipes import parallel
 from utils.recipes.reviews_base import mean_pooling
 from utils.workshop import seed_everything
@@ -100,7 +102,7 @@ def star_errors(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> l
             batch = tokenizer(
                 texts[start : start + 64], padding=True, truncation=True, max_length=128, return_tensors="pt"
             )
-            stars = model(**batch).logits.argmax(-1) + 1  # (batch,)
+            stars = model(**batch.to(model.device)).logits.argmax(-1).cpu() + 1  # (batch,)
             errors += (stars - torch.tensor(gold["stars"][start : start + 64])).abs().tolist()
         results.append((f"gold {language}, {len(gold)} reviews, mean absolute error in stars", float(np.mean(errors))))
     return results
@@ -118,16 +120,34 @@ MEASURES: dict[str, Callable[[str, Path | None], list[Result]]] = {
 }
 
 
+def table(results: dict[str, list[Result]]) -> str:
+    """A Markdown table with one column for each checkpoint: {name: its results, the same measures in the same order}."""
+    rows = [["", *results], ["---"] * (len(results) + 1)]
+    for measures in zip(*results.values(), strict=True):
+        rows.append([measures[0][0], *(f"{value:.2f}" for _, value in measures)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"of {', '.join(MEASURES)}; all by default")
     parser.add_argument("--data", type=Path, help="folder with the benchmarks that are not shipped")
+    parser.add_argument("--write", action="store_true", help="write the tables into the model cards")
     options = parser.parse_args()
+    if unknown := set(options.names) - set(MEASURES):
+        parser.error(f"unknown: {', '.join(unknown)}")
+    os.environ["WORKSHOP_SOURCE"] = "embedded"
     seed_everything()
+    groups: dict[Callable, dict[str, list[Result]]] = {}
     for name in options.names or MEASURES:
-        print(f"\n{name}")
-        for measure, value in MEASURES[name](checkpoint(name), options.data):
-            print(f"| {measure} | {value:.2f} |", flush=True)
+        groups.setdefault(MEASURES[name], {})[name] = MEASURES[name](checkpoint(name), options.data)
+    for results in groups.values():
+        print("\n" + table(results), flush=True)
+        for name in results:
+            card = DATA / "checkpoints" / name / "README.md"
+            if options.write and card.exists():
+                text = replace_between(card.read_text(encoding="utf-8"), "measured", table(results))
+                card.write_text(text, encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

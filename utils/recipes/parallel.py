@@ -1,7 +1,7 @@
 """Parallel text: pairs of an English sentence and its translation, with the terms under which they may be used.
 
-Only sources whose licence allows shipping what was trained on them are returned by `training_pairs`; the others, and
-rows that no recipe trains on, measure (`held_out`, `multi30k`, `pud`).
+Only sources whose licence allows shipping what was trained on them are returned by `training_pairs`; `multi30k`, the
+last rows of `pud`, and the part "heldout" of our own measure.
 """
 
 from __future__ import annotations

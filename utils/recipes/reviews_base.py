@@ -14,8 +14,10 @@ in the spirit of WECHSEL (Minixhofer et al. 2022, https://arxiv.org/abs/2112.065
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
+import os
 import random
 import shutil
 from collections import Counter, defaultdict
@@ -189,6 +191,7 @@ def main() -> None:
     parser.add_argument("--restart", action="store_true", help="forget a saved state")
     parser.add_argument("--output", type=Path, default=DATA / "checkpoints" / NAME)
     options = parser.parse_args()
+    os.environ["WORKSHOP_SOURCE"] = "embedded"
     seed_everything()
     generator = random.Random(0)
 
@@ -252,9 +255,13 @@ def main() -> None:
         optimizer,
         lambda step: min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * min(step / options.steps, 1)))),
     )
+    # a saved state belongs to one vocabulary and one run
+    run = hashlib.sha256(repr((pieces, len(pairs), options.steps, str(options.warm_start))).encode()).hexdigest()
     state_file, step = ROOT / "build" / "recipes" / f"{NAME}.pt", 0
     if state_file.exists() and not options.restart:
         state = torch.load(state_file, weights_only=True)
+        if state["run"] != run:
+            raise SystemExit("\u2717 the saved state is of another run: add --restart")
         student.load_state_dict(state["student"], strict=False)
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
@@ -265,6 +272,7 @@ def main() -> None:
         state_file.parent.mkdir(parents=True, exist_ok=True)
         trained = {n: p for n, p in student.named_parameters() if p.requires_grad}
         state = {
+            "run": run,
             "student": trained,
             "optimizer": optimizer.state_dict(),
             "schedule": schedule.state_dict(),
@@ -307,6 +315,7 @@ def main() -> None:
                 break
     save_state()
     save_adapter(student, embedding, tokenizer, base, options.output)
+    state_file.unlink()
 
 
 def save_adapter(student: nn.Module, embedding: ExtendedEmbedding, tokenizer, base: str, folder: Path) -> None:

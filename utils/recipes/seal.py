@@ -9,7 +9,7 @@ import hashlib
 
 from utils.catalog import DATA, entries
 
-PATTERNS = {"checkpoint": ("*.safetensors", "tokenizer.json"), "corpus": ("*/*.jsonl",)}
+PATTERNS = {"checkpoint": ("*.safetensors", "*.json"), "corpus": ("*/*.jsonl",)}
 
 
 def sealed_catalog() -> str:
