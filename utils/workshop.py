@@ -36,7 +36,7 @@ QUIET = {
 # without these, every load waits 46 seconds for a Hub that a broken wifi cannot reach
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
 # where a notebook's clients call a server on this machine, which HF_HUB_OFFLINE forbids: a Hub that refuses at once
-NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_EVALUATE_OFFLINE": "1"}
+NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9/no-hub", "HF_EVALUATE_OFFLINE": "1"}
 _started: dict[str, float] = {}
 
 
