@@ -96,7 +96,7 @@ def run(path):
 
 
 def test_a_run_reports_cost_and_failures(tmp_path):
-    fine = run(make(tmp_path, "block = bytearray(300_000_000)", "print(len(block))"))
+    fine = run(make(tmp_path, "import time; block = b'x' * 300_000_000; time.sleep(1)", "print(len(block))"))
     assert fine["status"] == "ok"
     assert fine["peak_mb"] > 300
     assert fine["notebook"].cells[1].outputs[0].text == "300000000\n"
