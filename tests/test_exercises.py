@@ -7,6 +7,7 @@ import pytest
 from utils import WorkshopError, exercises
 from utils.exercises import CORRECT, NOT_ATTEMPTED, NOT_YET, Exercise, Hint, call, judge
 
+NONSENSE = [None, 0, -1, float("nan"), "", "text", [], {}, object(), print, int]
 ALL = [(name, exercises.get(name)) for name in exercises.names()]
 
 
@@ -36,7 +37,7 @@ def test_typical_mistakes_get_their_own_hint(name, exercise):
 
 
 @pytest.mark.parametrize(("name", "exercise"), ALL, ids=[name for name, _ in ALL])
-@pytest.mark.parametrize("nonsense", [None, 0, -1, float("nan"), "", "text", [], {}, object(), print, int], ids=repr)
+@pytest.mark.parametrize("nonsense", NONSENSE, ids=[f"{type(value).__name__}{n}" for n, value in enumerate(NONSENSE)])
 def test_nonsense_is_not_correct_and_never_a_traceback(name, exercise, nonsense):
     state, _ = judge(exercise, nonsense)
     assert state == NOT_YET
