@@ -8,8 +8,6 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 WORKERS ?= 2
 
 PY := $(VENV)/bin/python
-# Test workers share the cores: one thread each, and deterministic output.
-TEST_ENV := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 TOKENIZERS_PARALLELISM=false TRANSFORMERS_VERBOSITY=error TQDM_DISABLE=1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup workshop test lab doctor format outputs evaluate clean
@@ -24,7 +22,7 @@ workshop: setup ## run every notebook; executed copies, HTML and a table of seco
 	@$(PY) -m utils.notebooks run
 
 test: setup ## unit tests, and every notebook cell by cell
-	@$(TEST_ENV) $(PY) -m pytest -n $(WORKERS)
+	@$(PY) -m pytest -n $(WORKERS)
 
 lab: setup ## open JupyterLab at the first notebook
 	@$(PY) -m jupyter lab --ServerApp.ip=127.0.0.1 notebooks/00_start_here.ipynb

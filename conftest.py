@@ -4,13 +4,25 @@ nbval 0.11 runs each notebook in `notebooks/` cell by cell; a cell tagged `nbval
 committed. This file changes nbval where it differs from JupyterLab or waits in vain (its version is pinned for that).
 """
 
+import os
 import re
 import time
 from queue import Empty
 
-import pytest
-from nbval.kernel import RunningKernel
-from nbval.plugin import IPyNbCell, IPyNbFile
+# before any library is imported, and inherited by the kernels
+os.environ |= {
+    "OMP_NUM_THREADS": "1",  # test workers share the cores
+    "PYTHONHASHSEED": "0",
+    "TRANSFORMERS_VERBOSITY": "error",
+    # bars differ from run to run, and some appear only where nothing is cached yet
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+}
+
+import pytest  # noqa: E402
+from nbval.kernel import RunningKernel  # noqa: E402
+from nbval.plugin import IPyNbCell, IPyNbFile  # noqa: E402
 
 NEVER_COMPARED = ("stderr", "text/html", "image/svg+xml", "application/javascript")
 # a number with a decimal point or an exponent; whole numbers are compared exactly
