@@ -20,9 +20,9 @@ os.environ |= {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
 }
 
-import pytest  # noqa: E402
-from nbval.kernel import RunningKernel  # noqa: E402
-from nbval.plugin import IPyNbCell, IPyNbFile  # noqa: E402
+import pytest
+from nbval.kernel import RunningKernel
+from nbval.plugin import IPyNbCell, IPyNbFile
 
 NEVER_COMPARED = ("stderr", "text/html", "image/svg+xml", "application/javascript")
 # a number with a decimal point or an exponent; whole numbers are compared exactly
