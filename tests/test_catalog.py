@@ -286,12 +286,12 @@ def test_a_corpus_on_a_full_disk_is_one_line_and_the_next_run_works(small_disk):
     disk, enlarge = small_disk
     (disk / "filling").write_bytes(b"0" * 20_000_000)
     code = "from utils.catalog import corpus; print(corpus('reviews', 'de')['gold'].num_rows)"
-    process = in_new_process(code, HF_HOME=str(disk / "hf"))
+    process = in_new_process(code, WORKSHOP_CACHE=str(disk / "cache"))
     _, errors = process.communicate(timeout=120)
     assert errors.splitlines()[-1].startswith('utils.WorkshopError: The corpus "reviews" could not be prepared')
-    assert "HF_HOME" in errors.splitlines()[-1]
+    assert "WORKSHOP_CACHE" in errors.splitlines()[-1]
     enlarge()
-    out, errors = in_new_process(code, HF_HOME=str(disk / "hf")).communicate(timeout=120)
+    out, errors = in_new_process(code, WORKSHOP_CACHE=str(disk / "cache")).communicate(timeout=120)
     assert out == "220\n", errors
 
 

@@ -86,12 +86,14 @@ def corpus(name: str, config: str | None = None) -> DatasetDict:
     folder = DATA / entry["path"]
     _verify(name, folder, {file: sha for file, sha in entry["sha256"].items() if not config or file.startswith(config)})
     try:
-        return load_dataset(str(folder), config)
+        # datasets does not notice that a local file has changed: another checksum is another cache
+        key = hashlib.sha256(repr(sorted(entry["sha256"].items())).encode()).hexdigest()[:12]
+        return load_dataset(str(folder), config, cache_dir=str(cache_folder() / f"{name}-{key}"))
     except (OSError, DatasetGenerationError) as error:
         reason = error.__cause__ or error  # datasets wraps what stopped it
         raise WorkshopError(
             f'The corpus "{name}" could not be prepared ({getattr(reason, "strerror", None) or reason}). '
-            "Free some disk space, or set HF_HOME to a folder that can be written."
+            "Free some disk space, or set WORKSHOP_CACHE to a folder that can be written."
         ) from error
 
 
