@@ -214,7 +214,8 @@ def _merged(name: str) -> Path:
         (draft / "merged.json").write_text(json.dumps(seal), encoding="utf-8")
         draft.chmod(0o755)  # a shared cache is for all users
         if folder.exists() and not _intact(folder):
-            folder.rename(draft / "damaged")
+            damaged = folder.rename(draft.with_name(draft.name + "-damaged"))
+            shutil.rmtree(damaged, ignore_errors=True)
         try:
             draft.rename(folder)
         except OSError:
