@@ -1,5 +1,6 @@
 """The review corpus: made by its recipe, balanced, and gold that shares nothing with training."""
 
+import gzip
 import re
 from collections import Counter
 
@@ -20,7 +21,7 @@ def sentences(text):
 
 def test_the_files_are_what_the_recipe_makes():
     for path, content in reviews.files().items():
-        assert (reviews.FOLDER / path).read_text(encoding="utf-8") == content, path
+        assert gzip.decompress((reviews.FOLDER / path).read_bytes()).decode("utf-8") == content, path
 
 
 @pytest.mark.parametrize("language", reviews.LANGUAGES)
@@ -29,6 +30,9 @@ def test_gold_shares_no_sentence_and_no_fragment_with_training(language):
     known = set()
     for row in parallel.fragments():
         known |= sentences(row[language])
+    for split in ("train", "validation"):
+        for row in reviews.written(split, language):
+            known |= sentences(row["review_body"])
     # one or two words ("Never again", "Top") are common property
     long_enough = {s for s in known if (len(s) > 12 if language == "ja" else len(s.split()) > 4)}
     shared = [s for row in gold for s in sentences(row["review_body"]) if s in long_enough]
@@ -69,6 +73,15 @@ def test_validation_shares_no_opinion_with_training(language):
     assert not {row["review_body"] for row in reviews.compose(language, "train")} & {
         row["review_body"] for row in reviews.compose(language, "validation")
     }
+
+
+def test_written_reviews_are_whole_and_many():
+    for language in ("en", "de", "fr", "es"):
+        rows = reviews.written("train", language)
+        assert len(rows) >= 2_000
+        assert rows == [row for row in reviews.compose(language, "train") if row["origin"] == "written"]
+        assert all(row["review_title"].strip() and row["review_body"].strip() for row in rows)
+        assert max(Counter(row["stars"] for row in rows).values()) < 0.25 * len(rows)
 
 
 def test_no_review_gives_its_stars_away():

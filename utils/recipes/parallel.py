@@ -6,17 +6,18 @@ last rows of `pud`, and the part "heldout" of our own measure.
 
 from __future__ import annotations
 
-import csv
-import gzip
+import itertools
 import json
 import re
 from pathlib import Path
 
 from utils.catalog import DATA
+from utils.recipes.files import read_lines, read_tsv, texts
 
 LANGUAGES = ("de", "fr", "es", "ja")
 PUD_TRAIN_ROWS = 700  # of 1,000; the last 300 measure
 Pair = tuple[str, str, str]  # (language, English, translation)
+SENTENCE_END = re.compile(r"(?<=[.!?…])\s+(?=[A-ZÄÖÜÁÉÍÓÚÀÇÊ¿¡„«\"“])")
 
 
 def own_rows(part: str) -> list[dict[str, str]]:
@@ -24,37 +25,49 @@ def own_rows(part: str) -> list[dict[str, str]]:
 
     The parts are "train", "heldout", and "lexicon" (single words and short phrases).
     """
-    with (DATA / "parallel" / f"{part}.tsv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    return read_tsv(DATA / "parallel" / f"{part}.tsv")
 
 
 def fragments() -> list[dict[str, str]]:
     """The building blocks of the review corpus, which are parallel too; see `utils.recipes.reviews`."""
-    with (DATA / "reviews" / "fragments.tsv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    return read_tsv(DATA / "reviews" / "fragments.tsv")
 
 
-def _read(folder: Path, name: str) -> list[str]:
-    with gzip.open(folder / name, "rt", encoding="utf-8") as file:
-        return file.read().splitlines()
+def written_pairs(language: str) -> list[tuple[str, str]]:
+    """(English, translation) of the written reviews: titles, bodies, and their sentences where both sides have as many."""
+    pairs = []
+    for row in read_tsv(DATA / "reviews" / "written.tsv"):
+        pairs.append((row["en_title"], row[f"{language}_title"]))
+        sides = row["en_body"], row[f"{language}_body"]
+        sentences = [SENTENCE_END.split(side) for side in sides]
+        pairs.append(sides)
+        if 1 < len(sentences[0]) == len(sentences[1]):
+            pairs += zip(*sentences, strict=True)
+    return pairs
+
+
+def letters(held_out: bool = False) -> list[list[dict[str, str]]]:
+    """Invented customer letters, English and German line by line; every tenth is held out."""
+    grouped = itertools.groupby(texts("letters"), key=lambda row: row["letter"])
+    return [list(rows) for number, (_, rows) in enumerate(grouped) if (number % 10 == 9) == held_out]
 
 
 def tatoeba(folder: Path) -> list[Pair]:
     """English-German sentences of Tatoeba, CC BY 2.0 FR (https://tatoeba.org/en/terms_of_use)."""
-    rows = (line.split("\t")[:2] for line in _read(folder, "translation/tatoeba.en-de.tsv.gz")[1:])
+    rows = (line.split("\t")[:2] for line in read_lines(folder / "translation/tatoeba.en-de.tsv.gz")[1:])
     return [("de", english, german) for english, german in rows]
 
 
 def pud(folder: Path) -> list[dict[str, str]]:
     """The 1,000 sentences of Parallel Universal Dependencies in en, de, fr, es, CC BY-SA 3.0."""
-    lines = _read(folder, "translation/pud.en-de-fr-es.tsv.gz")
+    lines = read_lines(folder / "translation/pud.en-de-fr-es.tsv.gz")
     header = lines[0].split("\t")
     return [dict(zip(header, line.split("\t"), strict=True)) for line in lines[1:]]
 
 
 def multi30k(folder: Path) -> dict[str, list[str]]:
     """Test 2016 of Multi30k: 1,000 captions in en, de, fr. Non-commercial terms: to measure only."""
-    return {code: _read(folder, f"translation/test_2016_flickr.{code}.gz") for code in ("en", "de", "fr")}
+    return {code: read_lines(folder / f"translation/test_2016_flickr.{code}.gz") for code in ("en", "de", "fr")}
 
 
 def xquad(folder: Path) -> list[Pair]:
@@ -64,9 +77,9 @@ def xquad(folder: Path) -> list[Pair]:
     """
 
     def paragraphs(language: str) -> list[list[str]]:
-        articles = json.loads("\n".join(_read(folder, f"qa/xquad.{language}.json.gz")))["data"]
-        texts = (paragraph["context"] for article in articles for paragraph in article["paragraphs"])
-        return [re.split(r"(?<=[.!?])\s+(?=[A-ZÄÖÜÁÉÍÓÚ¿¡„\"])", text) for text in texts]
+        articles = json.loads("\n".join(read_lines(folder / f"qa/xquad.{language}.json.gz")))["data"]
+        contexts = (paragraph["context"] for article in articles for paragraph in article["paragraphs"])
+        return [SENTENCE_END.split(text) for text in contexts]
 
     english, pairs = paragraphs("en"), []
     for language in ("de", "es"):
@@ -86,8 +99,10 @@ def training_pairs(folder: Path) -> dict[str, list[Pair]]:
     def spread(rows: list[dict[str, str]]) -> list[Pair]:
         return [(code, row["en"], row[code]) for row in rows for code in LANGUAGES if row.get(code)]
 
+    written = [(code, *pair) for code in ("de", "fr", "es") for pair in written_pairs(code)]
+    mail = [("de", row["en"], row["de"]) for letter in letters() for row in letter]
     return {
-        "own": spread(own_rows("train")) + spread(own_rows("lexicon")) + spread(fragments()),
+        "own": spread(own_rows("train")) + spread(own_rows("lexicon")) + spread(fragments()) + written + mail,
         "tatoeba": tatoeba(folder),
         "pud": spread(pud(folder)[:PUD_TRAIN_ROWS]),
         "xquad": xquad(folder),

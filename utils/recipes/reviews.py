@@ -1,30 +1,33 @@
 """The review corpus `data/reviews`: composed training reviews, and the gold reviews put into the same form.
 
-    python -m utils.recipes.reviews            # writes data/reviews/<language>/{train,validation,gold}.jsonl
+    python -m utils.recipes.reviews            # writes data/reviews/<language>/{train,validation,gold}.jsonl.gz
     python -m utils.recipes.reviews --check    # exit status 1 if the files are not what this makes
 
-`data/reviews/fragments.tsv` holds hand-written sentences in five languages, each with the number of stars that it suggests
+`data/reviews/written.tsv` holds whole reviews, each written individually and in parallel in four languages. As there are not enough
+of them, others are composed: `data/reviews/fragments.tsv` holds hand-written sentences in five languages, each with the number of stars that it suggests
 alone. A review is a plan (category, stars, which fragments in which order) that is written out in one language: adjacent
 stars share fragments, praise and blame mix, and some reviews get the slips of people in a hurry. Gold reviews
-(`gold.tsv`) were written one by one and share no sentence with the fragments.
+(`gold.tsv`) were written one by one and share no sentence with either.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
+import gzip
 import json
 import random
 import sys
+from collections import Counter
 from dataclasses import dataclass
 
 from utils.catalog import DATA
+from utils.recipes.files import read_tsv
 
 FOLDER = DATA / "reviews"
 LANGUAGES = ("en", "de", "fr", "es", "ja")
 CATEGORIES = ("apparel", "beauty", "book", "electronics", "grocery", "kitchen", "shoes", "toy")
-SIZES = {"train": {"en": 6_000, "de": 6_000, "fr": 2_000, "es": 2_000, "ja": 2_000}}
+SIZES = {"train": {"en": 6_000, "de": 6_000, "fr": 2_500, "es": 2_500, "ja": 2_000}}
 SIZES["validation"] = {language: 600 if language in ("en", "de") else 400 for language in LANGUAGES}
 SEEDS = {"train": 1, "validation": 2}
 
@@ -72,9 +75,8 @@ def pool(split: str) -> dict[tuple[str, str, int], list[dict[str, str]]]:
     Every sixth fragment that carries an opinion is kept for validation; titles, stories and closings serve both.
     """
     groups: dict[tuple[str, str, int], list[dict[str, str]]] = {}
-    with (FOLDER / "fragments.tsv").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
-            groups.setdefault((row["category"], row["role"], int(row["level"])), []).append(row)
+    for row in read_tsv(FOLDER / "fragments.tsv"):
+        groups.setdefault((row["category"], row["role"], int(row["level"])), []).append(row)
     for (_, role, _), rows in groups.items():
         if role not in SHARED_ROLES:
             rows[:] = [row for place, row in enumerate(rows) if (place % HELD_OUT == 0) == (split == "validation")]
@@ -165,12 +167,7 @@ def _slip(generator: random.Random, language: str, text: str) -> str:
     return " ".join(words)
 
 
-def texts(language: str) -> list[str]:
-    """All bodies of the training reviews of one language."""
-    return [row["review_body"] for row in compose(language, "train")]
-
-
-def _row(language: str, split: str, number: int, stars: int, category: str, title: str, body: str) -> dict:
+def _row(language: str, split: str, number: int, stars: int, category: str, title: str, body: str, origin: str) -> dict:
     return {
         "review_id": f"{language}_{split}_{number:05d}",
         "product_category": category,
@@ -178,32 +175,51 @@ def _row(language: str, split: str, number: int, stars: int, category: str, titl
         "review_title": title,
         "review_body": body,
         "language": language,
+        "origin": origin,
     }
 
 
 @functools.cache
+def written(split: str, language: str) -> list[dict]:
+    """The individually written reviews of a split in one language; every tenth is for validation. None in Japanese."""
+    if language == "ja":
+        return []
+    rows = read_tsv(FOLDER / "written.tsv")
+    chosen = [row for number, row in enumerate(rows) if (number % 10 == 9) == (split == "validation")]
+    return [
+        _row(
+            language, split, number, int(row["stars"]), row["category"],
+            row[f"{language}_title"], row[f"{language}_body"], "written",
+        )
+        for number, row in enumerate(chosen)
+    ]  # fmt: skip
+
+
+@functools.cache
 def compose(language: str, split: str) -> list[dict]:
-    """The composed reviews of one language and split, stars in equal numbers, no body twice."""
+    """The reviews of one language and split: the written ones, then composed ones until all stars are equally many."""
     generator = random.Random(f"{SEEDS[split]} {language}")
     seen = {row["review_body"] for row in compose(language, "train")} if split == "validation" else set()
-    rows: list[dict] = []
-    for number in range(SIZES[split][language]):
+    rows = list(written(split, language))
+    there = Counter(row["stars"] for row in rows)
+    missing = [stars for stars in range(1, 6) for _ in range(SIZES[split][language] // 5 - there[stars])]
+    generator.shuffle(missing)
+    for stars in missing:
         while True:
-            plan = plan_review(generator, split, stars=number % 5 + 1)
+            plan = plan_review(generator, split, stars)
             title, body = write_review(plan, language, generator)
             if body not in seen:
                 break
         seen.add(body)
-        rows.append(_row(language, split, number, plan.stars, plan.category, title, body))
+        rows.append(_row(language, split, len(rows), plan.stars, plan.category, title, body, "composed"))
     return rows
 
 
 def gold(language: str) -> list[dict]:
-    """The hand-written reviews of one language from `gold.tsv`."""
-    with (FOLDER / "gold.tsv").open(encoding="utf-8", newline="") as file:
-        rows = [r for r in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if r["language"] == language]
+    """The reviews of one language from `gold.tsv`, which measure."""
+    rows = [row for row in read_tsv(FOLDER / "gold.tsv") if row["language"] == language]
     return [
-        _row(language, "gold", number, int(row["stars"]), row["category"], row["title"], row["body"])
+        _row(language, "gold", number, int(row["stars"]), row["category"], row["title"], row["body"], "written")
         for number, row in enumerate(rows)
     ]
 
@@ -214,7 +230,7 @@ def files() -> dict[str, str]:
     for language in LANGUAGES:
         for split in ("train", "validation", "gold"):
             rows = gold(language) if split == "gold" else compose(language, split)
-            made[f"{language}/{split}.jsonl"] = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            made[f"{language}/{split}.jsonl.gz"] = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     return made
 
 
@@ -226,11 +242,11 @@ def main() -> int:
     for path, content in files().items():
         file = FOLDER / path
         if options.check:
-            if not file.exists() or file.read_text(encoding="utf-8") != content:
+            if not file.exists() or gzip.decompress(file.read_bytes()).decode("utf-8") != content:
                 differing.append(path)
             continue
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(content, encoding="utf-8", newline="\n")
+        file.write_bytes(gzip.compress(content.encode("utf-8"), mtime=0))
         print(f"{path}: {content.count(chr(10)):,} reviews")
     if differing:
         print("not what the recipe makes:", ", ".join(differing))
