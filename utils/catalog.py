@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 DATA = Path(__file__).resolve().parent.parent / "data"
 SOURCES = ("embedded", "hub")
 WEIGHTS = "model.safetensors"
+WITH_POOLER = ("Model", "ForSequenceClassification", "TapasForQuestionAnswering")
 STALE_SECONDS = 3600  # a half-made merge older than this was left by a process that was killed
 
 
@@ -255,8 +256,9 @@ def _intact(folder: Path) -> bool:
 def merge_adapter(base: Path, adapter: Path, target: Path) -> None:
     """Write `base` with a LoRA adapter merged in to `target`, as an ordinary checkpoint in 32-bit floats.
 
-    For every adapted matrix, W' = W + (alpha / r) B A, in the file format of peft. Two tensors go beyond LoRA: rows for new
-    vocabulary, appended to the word embeddings, and whatever the base does not have (a classification head), copied.
+    For every adapted matrix, W' = W + (alpha / r) B A, in the file format of peft. Two things go beyond LoRA: rows for new
+    vocabulary (8-bit integers with a scale for each row), appended to the word embeddings, and whatever the base does not
+    have (a classification head), copied.
 
     Args:
         base: a checkpoint folder.
@@ -278,9 +280,17 @@ def merge_adapter(base: Path, adapter: Path, target: Path) -> None:
     prefix = config["model_type"] + "."
     weights = {key.removeprefix(prefix): value for key, value in load_file(base / WEIGHTS).items()}
     weights.pop("embeddings.position_ids", None)  # old checkpoints carry this constant
+    if not config["architectures"][0].endswith(WITH_POOLER):
+        weights = {key: value for key, value in weights.items() if not key.startswith("pooler.")}
     lora: dict[str, dict[str, np.ndarray]] = {}
-    for key, value in load_file(adapter / "adapter_model.safetensors").items():
-        key, value = key.removeprefix("base_model.model.").removeprefix(prefix), value.astype(np.float32)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    for key, value in tensors.items():
+        if key.endswith("_scale"):
+            continue
+        value = value.astype(np.float32)
+        if key + "_scale" in tensors:
+            value *= tensors[key + "_scale"].astype(np.float32)
+        key = key.removeprefix("base_model.model.").removeprefix(prefix)
         if ".lora_" in key:
             matrix, side = key.split(".lora_")
             lora.setdefault(matrix + ".weight", {})[side[0]] = value
@@ -289,6 +299,8 @@ def merge_adapter(base: Path, adapter: Path, target: Path) -> None:
             weights["embeddings.word_embeddings.weight"] = np.concatenate([old, value])
         else:
             weights[key] = value
+        if ".token_type_embeddings_" in key:  # TAPAS has several kinds of token types in place of one
+            weights.pop("embeddings.token_type_embeddings.weight", None)
     for matrix, sides in lora.items():
         if matrix not in weights or weights[matrix].shape != (sides["B"].shape[0], sides["A"].shape[1]):
             raise WorkshopError(

@@ -64,16 +64,18 @@ def normalise(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
+PROGRESS = re.compile(r"\[\d\d:\d\d(<|, ).*/s\]")  # the end of a bar of tqdm, such as [00:05<00:00, 3.1it/s]
+
+
 def _clean(output: NotebookNode) -> NotebookNode | None:
     if output.get("name") == "stderr":
         return None  # progress bars and warnings: they differ from run to run
     if "text" in output:
         output.text = _portable(output.text)
     if "data" in output:
-        for mime in [mime for mime in output.data if mime.startswith("application/vnd.jupyter.widget")]:
-            del output.data[mime]
-        if not output.data or (set(output.data) == {"text/plain"} and "it/s" in output.data["text/plain"]):
-            return None
+        is_widget = any(mime.startswith("application/vnd.jupyter.widget") for mime in output.data)
+        if is_widget or PROGRESS.search(output.data.get("text/plain", "")):
+            return None  # a progress bar: it shows only while something is computed for the first time
         for mime, value in output.data.items():
             if mime.startswith("text/") and isinstance(value, str):
                 output.data[mime] = _portable(value)

@@ -1,54 +1,27 @@
 """Measure the embedded checkpoints: `python -m utils.recipes.evaluate [name …] [--data FOLDER]`.
 
-Prints the tables that the model cards carry; `--write` puts them there. Without `--data`, only what this repository holds is measured; with it,
-also public benchmarks that are not shipped (see `data/parallel/README.md` for the files).
+Prints the tables that the model cards carry; `--write` puts them there. Without `--data`, only what this repository holds is
+measured; with it, also public benchmarks that are not shipped (see `data/parallel/README.md` and the recipes for the files).
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import gzip
-import io
 import os
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.stats import spearmanr
-from torch import Tensor
-from transformers import (
-    AutoModel,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from utils.catalog import DATA, checkpoint, corpus
+from utils.catalog import DATA, checkpoint
 from utils.notebooks import replace_between
-from utils.recipes import parallel
-from utils.recipes.reviews_base import mean_pooling
+from utils.recipes import audio, coder, ner, nli, parallel, qa, reviews, sentiment, vision
+from utils.recipes.files import read_lines
+from utils.recipes.training import Result, embed, logits
 from utils.workshop import seed_everything
-
-Result = tuple[str, float]
-
-
-@torch.inference_mode()
-def embed(path: str, sentences: list[str], batch_size: int = 64) -> Tensor:
-    """Normalised sentence embeddings by mean pooling: (len(sentences), dim)."""
-    tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModel.from_pretrained(path).eval()
-    order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
-    vectors = torch.empty(len(sentences), model.config.hidden_size)
-    for start in range(0, len(order), batch_size):
-        chunk = order[start : start + batch_size]
-        batch = tokenizer(
-            [sentences[i] for i in chunk], padding=True, truncation=True, max_length=128, return_tensors="pt"
-        )
-        vectors[chunk] = F.normalize(mean_pooling(model(**batch).last_hidden_state, batch["attention_mask"]))
-    return vectors
 
 
 def retrieval(path: str, english: list[str], other: list[str]) -> float:
@@ -61,8 +34,7 @@ def retrieval(path: str, english: list[str], other: list[str]) -> float:
 
 def sts(path: str, file: Path) -> float:
     """Spearman's rank correlation (times 100) of cosine similarity with people's judgement, on an STS-B file."""
-    with gzip.open(file, "rt", encoding="utf-8") as stream:
-        rows = list(csv.reader(io.StringIO(stream.read())))
+    rows = list(csv.reader(read_lines(file)))
     first, second = embed(path, [row[0] for row in rows]), embed(path, [row[1] for row in rows])
     return 100 * spearmanr((first * second).sum(-1), [float(row[2]) for row in rows]).statistic
 
@@ -89,22 +61,17 @@ def encoder_results(path: str, data: Path | None) -> list[Result]:
     return results
 
 
-@torch.inference_mode()
 def star_errors(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Result]:
     """Mean absolute error in stars of a review classifier on the gold reviews of every language."""
-    model.eval()
     results = []
-    for language in ("en", "de", "fr", "es", "ja"):
-        gold = corpus("reviews", language)["gold"]
-        texts = [f"{title}. {body}" for title, body in zip(gold["review_title"], gold["review_body"], strict=True)]
-        errors = []
-        for start in range(0, len(texts), 64):
-            batch = tokenizer(
-                texts[start : start + 64], padding=True, truncation=True, max_length=128, return_tensors="pt"
-            )
-            stars = model(**batch.to(model.device)).logits.argmax(-1).cpu() + 1  # (batch,)
-            errors += (stars - torch.tensor(gold["stars"][start : start + 64])).abs().tolist()
-        results.append((f"gold {language}, {len(gold)} reviews, mean absolute error in stars", float(np.mean(errors))))
+    for language in reviews.LANGUAGES:
+        gold = reviews.gold(language)
+        texts = [f"{row['review_title']}. {row['review_body']}" for row in gold]
+        stars = logits(model, tokenizer, texts).argmax(-1) + 1  # (reviews,)
+        errors = (stars - torch.tensor([row["stars"] for row in gold])).abs()
+        results.append(
+            (f"gold {language}, {len(gold)} reviews, mean absolute error in stars", errors.float().mean().item())
+        )
     return results
 
 
@@ -117,6 +84,7 @@ MEASURES: dict[str, Callable[[str, Path | None], list[Result]]] = {
     "minilm": encoder_results,
     "reviews-base": encoder_results,
     "reviews-stars": star_results,
+    **{recipe.NAME: recipe.results for recipe in (audio, coder, ner, nli, qa, sentiment, vision)},
 }
 
 

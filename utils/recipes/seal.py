@@ -9,7 +9,7 @@ import hashlib
 
 from utils.catalog import DATA, entries
 
-PATTERNS = {"checkpoint": ("*.safetensors", "*.json"), "corpus": ("*/*.jsonl",)}
+PATTERNS = {"checkpoint": ("*.safetensors", "*.json", "*.txt"), "corpus": ("*/*.jsonl.gz",)}
 
 
 def sealed_catalog() -> str:

@@ -1,0 +1,234 @@
+"""The checkpoint `reranker`: how well a passage answers a query, read together, so that word order counts. LoRA on MiniLM.
+
+    python -m utils.recipes.reranker --data FOLDER        # about 20 minutes on two CPU cores, one on a GPU
+
+A bi-encoder sees "from A to B" and "from B to A" as nearly the same. Trained on triples of a query, a passage that answers it and
+one that does not: direction pairs written for this workshop, more of them made from templates below, and questions of
+SQuADShifts (CC BY 4.0, folder `qa` of FOLDER) with another paragraph of the same article.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from utils.catalog import checkpoint
+from utils.recipes import qa
+from utils.recipes.files import texts
+from utils.recipes.training import Result, embed, fit, logits, options, save_adapter, with_lora
+
+NAME = "reranker"
+TEMPLATE_TRIPLES = 9_000
+QUESTION_TRIPLES = 9_000
+Triple = tuple[str, str, str]  # query, passage that answers it, passage that does not
+
+PLACES = """Brazil|Canada|Japan|Kenya|Norway|Peru|Portugal|Vietnam|Turkey|Egypt|Chile|Iceland|Poland|India|Mexico|Ghana|Ireland|Greece
+|Thailand|Morocco|Lisbon|Osaka|Lagos|Oslo|Quito|Prague|Hanoi|Cairo|Berlin|Toronto|Mumbai|Dublin|Athens|Seoul|Nairobi|Vienna|Boston
+|Marseille|Valencia|Leeds|Bremen|Turin|Gdansk|Perth|Dakar|Lima|the USA|the UK|Australia|France|Germany|Spain|Italy|China"""
+PEOPLE = (
+    "Anna|Boris|Chen|Dalia|Emeka|Farah|Goran|Hanna|Ivan|Jorge|Kemal|Leila|Mara|Nils|Oksana|Pablo|Rosa|Samir|Tova|Yuki"
+)
+TEAMS = (
+    "the Hawks|the Otters|United|City|the Comets|the Wolves|Rovers|the Eagles|Athletic|the Sharks|Norwich|the Badgers"
+)
+FIRMS = "Aldermann|Brightwell|Corvex|Dunlow|Everly|Fintra|Gorlak|Halden Steel|Ionica|Jasper Foods|Kestrel Air|Lumora|Norvik|Ostra"
+FORMATS = "PDF|Word|JPEG|PNG|CSV|Excel|MP3|WAV|HTML|Markdown|EPUB|JSON|XML|MP4|GIF|LaTeX"
+UNITS = (
+    "miles|kilometres|pounds|kilograms|Celsius|Fahrenheit|inches|centimetres|gallons|litres|acres|hectares|feet|metres"
+)
+MONEY = "euros|dollars|yen|pesos|francs|rupees|zloty|kroner|pounds sterling|reais|dirhams|rand"
+TONGUES = "German|Thai|Polish|Greek|Arabic|Spanish|French|Swahili|Korean|Dutch|Finnish|Hindi|Czech|Welsh"
+THINGS = (
+    "stress|poor sleep|headaches|rain|inflation|drought|noise|coffee|debt|traffic|smoke|heat|strikes|floods|mould|rust"
+)
+BEASTS = "owls|mice|foxes|hens|spiders|wasps|sharks|seals|cats|rats|herons|frogs|wolves|deer|snakes|lizards"
+VALUES = {
+    name: text.replace("\n", "").split("|")
+    for name, text in {
+        "place": PLACES,
+        "person": PEOPLE,
+        "team": TEAMS,
+        "firm": FIRMS,
+        "format": FORMATS,
+        "unit": UNITS,
+        "money": MONEY,
+        "tongue": TONGUES,
+        "thing": THINGS,
+        "beast": BEASTS,
+    }.items()
+}
+# kind of {a} and {b}; queries; passages that mean the same. A passage with {a} and {b} exchanged is the wrong one.
+TEMPLATES = [
+    (
+        "place",
+        "flights from {a} to {b}|train {a} to {b}|how do I get from {a} to {b}|to {b} from {a}, what does it cost",
+        "Departures from {a} for {b} leave every morning.|Travellers who set out in {a} reach {b} the same day."
+        "|To reach {b}, board in {a} and stay on until the last stop.|Tickets from {a} to {b} are cheaper on weekdays."
+        "|{b} can be reached from {a} in a day.",
+    ),
+    (
+        "place",
+        "visa for citizens of {a} going to {b}|{a} traveller to {b} need a visa|do people from {a} need a visa for {b}"
+        "|entering {b} with a passport of {a}|can a {a} national visit {b} without visa",
+        "Holders of a passport of {a} must apply for a visa before they enter {b}.|{b} lets visitors from {a} stay for 90 days."
+        "|Nationals of {a} are admitted to {b} with an electronic permit.|For a trip to {b}, people from {a} need a valid passport."
+        "|If you come from {a}, the consulate of {b} issues your visa.",
+    ),
+    (
+        "place",
+        "moving from {a} to {b}|exports from {a} to {b}|{b} imports from {a}|sending a parcel to {b} from {a}",
+        "Goods made in {a} and sold in {b} are subject to duty.|Households that leave {a} to settle in {b} may bring their furniture."
+        "|{b} buys more from {a} each year.|What is posted in {a} arrives in {b} within a week.",
+    ),
+    (
+        "money",
+        "{a} to {b}|exchange {a} into {b}|how many {b} for my {a}",
+        "Hand in {a} and receive {b}.|We sell {b} for {a}.",
+    ),
+    (
+        "format",
+        "convert {a} to {b}|{a} into {b}|turn a {a} file into {b}",
+        "Open the {a} file and save it as {b}.|This tool reads {a} and writes {b}.|You get {b} from {a} in one step.",
+    ),
+    (
+        "unit",
+        "{a} to {b}|convert {a} into {b}|{a} in {b}",
+        "Enter a value in {a} to see it in {b}.|The result in {b} is computed from {a}.",
+    ),
+    (
+        "tongue",
+        "translate {a} into {b}|{a} to {b} translator|{a} text in {b}",
+        "Texts written in {a} are rendered in {b}.|Our translators read {a} and write {b}.|The {b} version is made from the {a} original.",
+    ),
+    (
+        "team",
+        "{a} beat {b}|did {a} win against {b}|{b} lost to {a}",
+        "{a} defeated {b} in the final.|{b} were beaten by {a}.|A late goal gave {a} the victory over {b}.|{b} went down to {a}.",
+    ),
+    (
+        "firm",
+        "{a} buys {b}|who owns {b}, is it {a}|takeover of {b} by {a}",
+        "{b} now belongs to {a}.|{a} has acquired {b}.|Shareholders of {b} accepted the offer of {a}.|{b} was taken over by {a}.",
+    ),
+    (
+        "firm",
+        "{a} sues {b}|{a} supplies {b}|lawsuit of {a} against {b}",
+        "{b} was taken to court by {a}.|{b} receives its parts from {a}.|{a} has filed a claim against {b}.",
+    ),
+    (
+        "person",
+        "{a} lent {b} money|who taught {b}, was it {a}|letter from {a} to {b}|{b} works for {a}",
+        "{b} got it from {a}.|{b} was given it by {a}.|{a} is the one who wrote, {b} the one who answered.|{a} is the boss of {b}.",
+    ),
+    (
+        "person",
+        "{a} is taller than {b}|{a} is older than {b}|is {b} younger than {a}",
+        "{b} is smaller and younger than {a}.|Of the two, {a} is the elder and the taller.|{a} was born years before {b}.",
+    ),
+    (
+        "thing",
+        "does {a} cause {b}|{b} caused by {a}|can {a} lead to {b}",
+        "{b} is often the result of {a}.|Where there is {a}, {b} follows.|{a} brings about {b}.|Experts trace {b} back to {a}.",
+    ),
+    (
+        "beast",
+        "do {a} eat {b}|{b} hunted by {a}|which animals eat {b}: {a}",
+        "{a} prey on {b}.|{b} are eaten by {a}.|{b} hide when {a} are near.|For {a}, {b} are food.",
+    ),
+]
+
+
+def template_triples(count: int) -> list[Triple]:
+    """Direction triples from the templates, some with a sentence around the passage."""
+    generator, made = random.Random(0), []
+    lead = ["", "", "Good to know: ", "As of this year, ", "In short: ", "Please note. "]
+    for _ in range(count):
+        kind, queries, passages = generator.choice(TEMPLATES)
+        a, b = generator.sample(VALUES[kind], 2)
+        query, passage = generator.choice(queries.split("|")), generator.choice(passages.split("|"))
+        if generator.random() < 0.2:
+            query = f"{generator.choice(['2019', '2023', 'please', 'cheap', 'quick'])} {query}"
+        before = generator.choice(lead)
+        made.append((query.format(a=a, b=b), before + passage.format(a=a, b=b), before + passage.format(a=b, b=a)))
+    return made
+
+
+def question_triples(data: Path, count: int) -> list[Triple]:
+    """Questions of SQuADShifts with their paragraph and another one."""
+    generator, made = random.Random(1), []
+    for name in ("new_wiki_v1.0.json.gz", "reddit_v1.0.json.gz"):
+        articles = [article for article in qa.examples(data / "qa" / name) if article]
+        paragraphs = sorted({context for article in articles for _, context, _ in article})
+        for article in articles:
+            near = sorted({context for _, context, _ in article})
+            for question, context, _ in article:
+                others = [p for p in (near if generator.random() < 0.5 else paragraphs) if p != context]
+                made.append((question, context, generator.choice(others or paragraphs)))
+    return generator.sample(made, min(count, len(made)))
+
+
+def main() -> None:
+    arguments = options(__doc__, NAME)
+    base = checkpoint("minilm")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        base, num_labels=1, id2label={0: "relevance"}, label2id={"relevance": 0}
+    )
+    model = with_lora(model, ("classifier.",))
+    own = [(row["query"], row["right"], row["wrong"]) for row in texts("direction", split="train")]
+    triples = own * 4 + template_triples(TEMPLATE_TRIPLES) + question_triples(arguments.data, QUESTION_TRIPLES)
+    rows = [{"triple": triple} for triple in triples]
+    print(f"{len(rows):,} triples")
+
+    def collate(batch: list[dict]) -> dict:
+        queries, right, wrong = zip(*(row["triple"] for row in batch), strict=True)
+        encoding = tokenizer(
+            [*queries, *queries], [*right, *wrong], padding=True, truncation=True, max_length=192, return_tensors="pt"
+        )
+        return dict(encoding) | {"labels": torch.zeros(2 * len(batch))}
+
+    def preference(output, labels, num_items_in_batch=None):
+        right, wrong = output.logits.view(2, -1)  # (batch,) each
+        return F.softplus(wrong - right).mean()  # the right passage should score higher
+
+    fit(model, rows, collate, NAME, epochs=3, learning_rate=6e-4, batch_size=32, loss=preference)
+    save_adapter(model, arguments.output)
+
+
+def results(path: str, data: Path | None) -> list[Result]:
+    """How often the right passage of our direction pairs comes first, and search over our passages, MiniLM beside it."""
+    tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModelForSequenceClassification.from_pretrained(path)
+    minilm = checkpoint("minilm")
+    triples = texts("direction", split="test")
+    queries, right, wrong = ([row[key] for row in triples] for key in ("query", "right", "wrong"))
+    ours = (logits(model, tokenizer, queries, right) > logits(model, tokenizer, queries, wrong)).float().mean()
+    q, r, w = (embed(minilm, side) for side in (queries, right, wrong))
+    theirs = ((q * r).sum(-1) > (q * w).sum(-1)).float().mean()
+    passages, asked = texts("search"), texts("search_queries")
+    ids = [row["passage_id"] for row in passages]
+    bodies = [f"{row['title']}. {row['passage']}" for row in passages]
+    similarity = embed(minilm, [row["query"] for row in asked]) @ embed(minilm, bodies).T  # (queries, passages)
+    first = again = 0.0
+    for row, scores in zip(asked, similarity, strict=True):
+        best = scores.topk(10).indices.tolist()
+        reranked = logits(model, tokenizer, [row["query"]] * 10, [bodies[i] for i in best])[:, 0].argsort(
+            descending=True
+        )
+        for total, order in (("first", best), ("again", [best[i] for i in reranked])):
+            found = [ids[i] for i in order]
+            gain = 1 / (1 + found.index(row["passage_id"])) if row["passage_id"] in found else 0.0
+            first, again = (first + gain, again) if total == "first" else (first, again + gain)
+    return [
+        (f"own direction pairs, {len(triples)}: reranker prefers the right one, %", 100 * ours.item()),
+        ("the same by MiniLM's embeddings, %", 100 * theirs.item()),
+        (f"own search, {len(asked)} queries: mean reciprocal rank by embeddings", first / len(asked)),
+        ("the same with the best ten reranked", again / len(asked)),
+    ]
+
+
+if __name__ == "__main__":
+    main()
