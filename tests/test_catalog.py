@@ -18,7 +18,7 @@ from utils import WorkshopError, catalog
 from utils.recipes import seal
 
 ROOT = Path(__file__).resolve().parent.parent
-LICENCES = {"apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0"}
+LICENCES = {"apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0", "psf-2.0"}
 ENTRIES = [(kind, name, entry) for kind, group in catalog.entries().items() for name, entry in group.items()]
 
 
@@ -53,13 +53,14 @@ def in_new_process(code, **environment):
 def test_every_entry_states_terms_and_checksums(kind, name, entry):
     assert entry["title"]
     assert entry["licence"] in LICENCES
-    assert entry["notebooks"]
+    assert all(number.isdigit() for number in entry["notebooks"])
     assert entry["sha256"]
     if "hub" in entry:
         assert entry["revision"]
     if "package" not in entry:
         card = (ROOT / "data" / entry["path"] / "README.md").read_text(encoding="utf-8")
-        assert f"license: {entry['licence']}" in card
+        # the Hub knows "license: other" with a name for what is not on its list
+        assert f"license: {entry['licence']}\n" in card or f"license_name: {entry['licence']}\n" in card
 
 
 def test_checksums_are_those_of_the_files():
@@ -68,7 +69,7 @@ def test_checksums_are_those_of_the_files():
 
 def test_data_is_small_and_holds_no_pickle():
     files = [file for file in (ROOT / "data").rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in files) < 30e6
+    assert sum(file.stat().st_size for file in files) < 60e6
     assert not [file for file in files if file.suffix in (".bin", ".pt", ".pkl", ".ckpt", ".h5", ".pth")]
 
 
@@ -152,9 +153,9 @@ def test_a_flipped_byte_and_a_missing_file_are_named(copied_data, cache):
 def test_a_damaged_corpus_is_refused(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "data" / "reviews", tmp_path / "reviews")
     monkeypatch.setattr(catalog, "DATA", tmp_path)
-    with (tmp_path / "reviews" / "de" / "gold.jsonl").open("a") as file:
-        file.write("\n")
-    with pytest.raises(WorkshopError, match='"reviews" is damaged: de/gold.jsonl'):
+    with (tmp_path / "reviews" / "de" / "gold.jsonl.gz").open("ab") as file:
+        file.write(b"0")
+    with pytest.raises(WorkshopError, match='"reviews" is damaged: de/gold.jsonl.gz'):
         catalog.corpus("reviews", "de")
 
 
@@ -191,6 +192,22 @@ def test_merging_equals_peft(tmp_path):
     with torch.inference_mode():
         expected = adapted.merge_and_unload().eval()(tokens).logits
         assert torch.allclose(merged(tokens).logits, expected, atol=1e-5)
+
+
+def test_rows_for_new_words_are_appended_from_8_bits(tmp_path):
+    base, adapter, target = tmp_path / "base", tmp_path / "adapter", tmp_path / "target"
+    for folder in (base, adapter, target):
+        folder.mkdir()
+    name = "embeddings.word_embeddings"
+    save_file({f"{name}.weight": np.ones((3, 4), np.float32)}, base / "model.safetensors")
+    rows = {"new_tokens": np.array([[127, -127, 0, 1]], np.int8), "new_tokens_scale": np.array([[0.5]], np.float16)}
+    save_file({f"{name}.{key}": value for key, value in rows.items()}, adapter / "adapter_model.safetensors")
+    (adapter / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 2}))
+    (adapter / "config.json").write_text(json.dumps({"model_type": "bert", "architectures": ["BertModel"]}))
+    catalog.merge_adapter(base, adapter, target)
+    merged = load_file(target / "model.safetensors")
+    assert list(merged) == [f"{name}.weight"]
+    assert merged[f"{name}.weight"].tolist() == [[1] * 4] * 3 + [[63.5, -63.5, 0, 0.5]]
 
 
 def test_an_adapter_of_another_base_is_refused(tmp_path):

@@ -134,7 +134,9 @@ def test_normalising_removes_what_differs_between_machines():
     cell.outputs = [
         output("stream", name="stderr", text="50%|#####"),
         output("stream", name="stdout", text=f"{notebooks.ROOT}/build/x\n"),
-        output("display_data", data={"application/vnd.jupyter.widget-view+json": {}}),
+        output("display_data", data={"application/vnd.jupyter.widget-view+json": {}, "text/plain": "Map: 0%"}),
+        output("display_data", data={"text/plain": "Map:   0%|          | 0/220 [00:00<?, ? examples/s]"}),
+        output("display_data", data={"text/plain": "Generating: 0 examples [00:00, ? examples/s]"}),
     ]
     normal = notebooks.normalise(nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {}})).cells[0]
     assert normal.metadata == {"tags": ["a"]}
