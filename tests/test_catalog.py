@@ -105,7 +105,7 @@ def test_hub_mode_gives_hub_ids(monkeypatch):
 def test_corpus_has_its_splits_and_columns():
     reviews = catalog.corpus("reviews", "ja")
     assert {split: reviews[split].num_rows for split in reviews} == {"train": 2000, "validation": 400, "gold": 120}
-    columns = ["review_id", "product_category", "stars", "review_title", "review_body", "language"]
+    columns = ["review_id", "product_category", "stars", "review_title", "review_body", "language", "origin"]
     assert reviews["gold"].column_names == columns
 
 
