@@ -21,6 +21,7 @@ from transformers import (
     ASTForAudioClassification,
     AutoFeatureExtractor,
     AutoModelForAudioClassification,
+    default_data_collator,
 )
 
 from utils.recipes.training import Result, batches, fit, options, save_model
@@ -198,13 +199,7 @@ def main() -> None:
         rows += [{"input_values": f, "labels": label} for f, (_, label) in zip(frames, chunk, strict=True)]
     print(f"{len(rows):,} sounds, {model.num_parameters() / 1e6:.2f} million parameters")
 
-    def collate(batch: list[dict]) -> dict:
-        return {
-            "input_values": torch.stack([row["input_values"] for row in batch]),
-            "labels": torch.tensor([row["labels"] for row in batch]),
-        }
-
-    fit(model, rows, collate, NAME, epochs=EPOCHS, learning_rate=1e-3, batch_size=64)
+    fit(model, rows, default_data_collator, NAME, epochs=EPOCHS, learning_rate=1e-3, batch_size=64)
     save_model(model, extractor, arguments.output)
 
 

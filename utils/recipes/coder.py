@@ -18,7 +18,14 @@ from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    default_data_collator,
+)
 
 from utils.catalog import DATA
 from utils.recipes.training import Result, batches, fit, options, save_model
@@ -118,10 +125,7 @@ def main() -> None:
             window = stream[number * WINDOW // 2 :][:WINDOW].long()
             return {"input_ids": window, "labels": window}
 
-    def collate(batch: list[dict]) -> dict:
-        return {key: torch.stack([row[key] for row in batch]) for key in batch[0]}
-
-    fit(model, Windows(), collate, NAME, epochs=EPOCHS / 2, learning_rate=2e-3, batch_size=64)
+    fit(model, Windows(), default_data_collator, NAME, epochs=EPOCHS / 2, learning_rate=2e-3, batch_size=64)
     save_model(model, tokenizer, arguments.output)
 
 

@@ -131,7 +131,7 @@ def f1(path: str, rows: list[Sentence]) -> float:
 
 
 def results(path: str, data: Path | None) -> list[Result]:
-    """F1 on UNER's test part and on the fifth of WikiGold that was kept apart; on our own letters without `data`."""
+    """F1 on UNER's test part and on the fifth of WikiGold that was kept apart; without `data`, on sentences of our own."""
     own = [(line.split(" "), tags.split(" ")) for line, tags in OWN]
     measured = [(f"own sentences, {len(own)}, F1 of names, %", f1(path, own))]
     if data:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
 
 from utils.catalog import checkpoint
@@ -75,7 +74,7 @@ def results(path: str, data: Path | None) -> list[Result]:
     pairs = [(row["text"], hypothesis) for row in items for hypothesis in hypotheses]
     entailed = logits(model, tokenizer, [a for a, _ in pairs], [b for _, b in pairs])[:, 0].view(len(items), -1)
     minilm = checkpoint("minilm")
-    near = embed(minilm, [row["text"] for row in items]) @ F.normalize(embed(minilm, hypotheses)).T
+    near = embed(minilm, [row["text"] for row in items]) @ embed(minilm, hypotheses).T
     for what, scores in (("by entailment", entailed), ("by MiniLM's embeddings", near)):
         share = 100 * (scores.argmax(-1) == gold).float().mean().item()
         measured.append((f"zero-shot, {len(items)} texts, {len(topics)} topics, {what}, %", share))

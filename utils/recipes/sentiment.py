@@ -19,7 +19,6 @@ from utils.recipes.training import Result, fit, logits, options, save_adapter, w
 
 NAME = "sentiment"
 LABELS = {0: "negative", 1: "positive"}
-MOODS = {"angry": 0, "disappointed": 0, "friendly": 1, "delighted": 1}
 
 
 def training_rows() -> list[tuple[str, int]]:

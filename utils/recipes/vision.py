@@ -14,7 +14,13 @@ import numpy as np
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
-from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTConfig, ViTForImageClassification
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    default_data_collator,
+)
 from transformers import ViTImageProcessorPil as ViTImageProcessor
 
 from utils.recipes.training import Result, fit, options, save_model
@@ -62,10 +68,8 @@ def main() -> None:
     rows = [{"pixel_values": image, "labels": label} for image, label in zip(pixels, labels, strict=True)]
 
     def collate(batch: list[dict]) -> dict:
-        return {
-            "pixel_values": shifted(torch.stack([row["pixel_values"] for row in batch])),
-            "labels": torch.tensor([row["labels"] for row in batch]),
-        }
+        stacked = default_data_collator(batch)
+        return stacked | {"pixel_values": shifted(stacked["pixel_values"])}
 
     fit(model, rows, collate, NAME, epochs=EPOCHS, learning_rate=2e-3, batch_size=64)
     save_model(model, processor, arguments.output)
