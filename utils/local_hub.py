@@ -34,7 +34,6 @@ from urllib.parse import parse_qs
 import uvicorn
 import yaml
 from filelock import FileLock, Timeout
-from huggingface_hub.utils import HFValidationError, validate_repo_id
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import Convertor, register_url_convertor
@@ -108,12 +107,9 @@ class Store:
 
     def repo(self, kind: str, name: str) -> Path:
         """The folder of a repository, which may not exist yet."""
-        try:
-            validate_repo_id(name)
-        except HFValidationError as error:
-            raise Refused(400, str(error).splitlines()[0]) from None
-        if name.count("/") != 1 or kind not in KINDS.values():
-            raise Refused(400, f"{name!r}: a repository has an owner and a name")
+        part = r"(?!.*(--|\.\.|\.git$))[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?"
+        if kind not in KINDS.values() or not re.fullmatch(f"{part}/{part}", name, re.ASCII):
+            raise Refused(400, f"{name[:100]!r} is no name of a {kind[:10]}: owner/name, of letters, digits, - _ and .")
         return self.folder / "repos" / kind / name
 
     def state(self, kind: str, name: str) -> dict[str, Any]:
