@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -68,11 +69,11 @@ def test_repositories_files_and_history(hub, api, tmp_path):
     assert set(tree) == {".gitattributes", "README.md", "model.safetensors", "sub"}
     assert [entry.path for entry in api.get_paths_info("workshop/tiny", ["sub", "nowhere"])] == ["sub"]
     got = api.hf_hub_download("workshop/tiny", "model.safetensors", cache_dir=tmp_path / "cache")
-    assert open(got, "rb").read() == weights
+    assert Path(got).read_bytes() == weights
     # the past stays what it was
     old = api.snapshot_download("workshop/tiny", revision=first.oid, cache_dir=tmp_path / "cache")
-    assert sorted(os.listdir(old)) == [".gitattributes", "README.md"]
-    assert [commit.title for commit in api.list_repo_commits("workshop/tiny")][0] == "weights"
+    assert sorted(path.name for path in Path(old).iterdir()) == [".gitattributes", "README.md"]
+    assert api.list_repo_commits("workshop/tiny")[0].title == "weights"
     api.delete_folder("sub", "workshop/tiny")
     api.delete_file("model.safetensors", "workshop/tiny")
     assert api.list_repo_files("workshop/tiny") == [".gitattributes", "README.md"]
@@ -291,7 +292,8 @@ def test_a_port_or_folder_in_use_is_said(hub, tmp_path):
         LocalHub(hub.store.folder)
     with pytest.raises(WorkshopError, match="Port .* cannot be used"):
         LocalHub(tmp_path / "second", int(hub.url.rsplit(":", 1)[1]))
-    LocalHub(tmp_path / "second").__exit__  # the failed start left no lock behind
+    with LocalHub(tmp_path / "second"):
+        pass  # the failed start left no lock behind
 
 
 CLIENT = """
