@@ -1,6 +1,7 @@
 """Exercises of notebook 05: how sure a measurement is, which candidates to keep, a merge of BPE, a file's checksum."""
 
 import hashlib
+import itertools
 import math
 import tempfile
 from collections import Counter
@@ -30,7 +31,7 @@ def merge_step(words):
     """One step of BPE: the most frequent pair of neighbours, and the words with this pair merged."""
     pairs = Counter()
     for symbols, count in words.items():
-        for pair in zip(symbols, symbols[1:], strict=False):
+        for pair in itertools.pairwise(symbols):
             pairs[pair] += count
     best = max(pairs, key=pairs.get)
     merged = {}
@@ -100,13 +101,19 @@ def _test_worth(answer):
         if set(result) == {one[0] for one in candidates} - set(expected) and len(expected) < len(candidates):
             raise Hint("These are the beaten ones: keep the others.")
         if len(expected) == 2 and len(result) == 1 and "twin" not in expected:
-            raise Hint("Not only the best one: a faster one that is less good stays, because someone may need the speed.")
+            raise Hint(
+                "Not only the best one: a faster one that is less good stays, because someone may need the speed."
+            )
         if expected == ["small", "twin"]:
-            raise Hint("Two equal candidates do not beat each other: to beat, one must be better in quality or in cost.")
+            raise Hint(
+                "Two equal candidates do not beat each other: to beat, one must be better in quality or in cost."
+            )
         if set(result) == set(expected):
             raise Hint("Keep the order in which they came.")
         if len(expected) == 1 and len(result) == 2:
-            raise Hint("As good and faster is enough to beat another, and as fast and better too: compare with >= and <=.")
+            raise Hint(
+                "As good and faster is enough to beat another, and as fast and better too: compare with >= and <=."
+            )
         raise Hint(f"Of {candidates} the list {expected} remains, yours is {result}.")
 
 
@@ -129,7 +136,7 @@ def _test_merge(answer):
         if not isinstance(their_pair, (tuple, list)) or len(their_pair) != 2:
             raise Hint("The first thing that you return is a pair of symbols.")
         if tuple(their_pair) != pair:
-            unweighted = Counter(p for symbols in words for p in zip(symbols, symbols[1:], strict=False))
+            unweighted = Counter(p for symbols in words for p in itertools.pairwise(symbols))
             if unweighted[tuple(their_pair)] > unweighted[pair]:
                 raise Hint("A pair counts as often as its word occurs: add the word's count, not 1.")
             raise Hint(f"In {words} the most frequent pair is {pair}, yours is {their_pair}.")
@@ -190,7 +197,7 @@ def _merge_once(words):
 
 
 def _unweighted(words):
-    pairs = Counter(pair for symbols in words for pair in zip(symbols, symbols[1:], strict=False))
+    pairs = Counter(pair for symbols in words for pair in itertools.pairwise(symbols))
     return max(pairs, key=pairs.get), words
 
 
@@ -231,7 +238,10 @@ EXERCISES = {
         "its own, and is not equal in both.",
         mistakes=[
             (lambda cs: [max(cs, key=lambda c: c[1])[0]], "Not only the best"),
-            (lambda cs: [c[0] for c in cs if any(o[1] >= c[1] and o[2] <= c[2] and o[1:] != c[1:] for o in cs)], "beaten"),
+            (
+                lambda cs: [c[0] for c in cs if any(o[1] >= c[1] and o[2] <= c[2] and o[1:] != c[1:] for o in cs)],
+                "beaten",
+            ),
             (lambda cs: [c[0] for c in cs if not any(o[1] > c[1] and o[2] < c[2] for o in cs)], ">= and <="),
             (
                 lambda cs: [c[0] for c in cs if not any(o[1] >= c[1] and o[2] <= c[2] and o is not c for o in cs)],
@@ -244,7 +254,7 @@ EXERCISES = {
         title="a merge of BPE",
         reference=merge_step,
         test=_test_merge,
-        hint="First count: zip(symbols, symbols[1:]) gives the pairs of neighbours of a word; add the word's count to each. "
+        hint="First count: itertools.pairwise(symbols) gives the pairs of neighbours of a word; add the word's count to each. "
         "Then go through every word with a while loop: if the next two symbols are the pair, append them joined and go "
         "two on, otherwise append one and go one on.",
         mistakes=[
@@ -253,7 +263,10 @@ EXERCISES = {
             (_merge_once, "everywhere"),
             (lambda words: merge_step(words)[0], "a pair of symbols"),
             (lambda words: ("".join(merge_step(words)[0]), merge_step(words)[1]), "not joined"),
-            (lambda words: (merge_step(words)[0], {"".join(k): v for k, v in merge_step(words)[1].items()}), "stays a tuple"),
+            (
+                lambda words: (merge_step(words)[0], {"".join(k): v for k, v in merge_step(words)[1].items()}),
+                "stays a tuple",
+            ),
         ],
     ),
     "05.4": Exercise(
