@@ -15,6 +15,7 @@ os.environ |= {
     "PYTHONHASHSEED": "0",
     "TRANSFORMERS_VERBOSITY": "error",
     # bars differ from run to run, and some appear only where nothing is cached yet
+    "HF_HUB_DISABLE_XET": "1",  # the local Hub speaks LFS
     "TQDM_DISABLE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",

@@ -1,6 +1,7 @@
 """The set-up of a notebook: one switch, one line, and no network unless it was asked for."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -28,10 +29,22 @@ def start(arguments, **environment):
 
 
 def test_a_laptop_gets_embedded_models_and_no_network():
-    done, _ = start("'09'")
+    done, _ = start("'00'")
     line, offline = done.stdout.splitlines()
     assert line.startswith("source: embedded · device: ")
     assert offline == "1"
+
+
+def test_a_notebook_that_pushes_gets_a_hub_on_this_machine():
+    done, _ = start("'09'); from huggingface_hub import create_repo; print(create_repo('trial')")
+    assert done.returncode == 0, done.stderr
+    line, hub, url, offline = done.stdout.splitlines()
+    assert line.startswith("source: embedded")
+    assert hub.startswith("Hub: one of our own")
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/workshop/trial", url)
+    assert offline == "None"
+    done, _ = start("'09'); workshop.start('00'); import os; print(os.environ.get('HF_ENDPOINT')")
+    assert done.stdout.splitlines()[-2:] == ["None", "1"]
 
 
 def test_an_unreachable_hub_falls_back_on_colab_in_one_line():
@@ -62,8 +75,10 @@ def test_a_reachable_hub_is_used(monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     done, _ = start("'09', source='hub'", HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}")
     server.shutdown()
-    assert done.stdout.splitlines()[0].startswith("source: hub")
-    assert done.stdout.splitlines()[1] == "None"
+    line, hub, offline = done.stdout.splitlines()
+    assert line.startswith("source: hub")
+    assert hub == f"Hub: http://127.0.0.1:{server.server_port}"
+    assert offline == "None"
 
 
 def test_unknown_notebooks_and_sources_are_named():

@@ -6,9 +6,12 @@ them read their environment only once.
 
 from __future__ import annotations
 
+import atexit
 import os
 import random
+import shutil
 import sys
+import tempfile
 import time
 import tomllib
 from pathlib import Path
@@ -18,6 +21,8 @@ from utils import WorkshopError, catalog
 
 if TYPE_CHECKING:
     import torch
+
+    from utils.local_hub import LocalHub
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 42
@@ -35,9 +40,8 @@ QUIET = {
 }
 # without these, every load waits 46 seconds for a Hub that a broken wifi cannot reach
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
-# where a notebook's clients call a server on this machine, which HF_HUB_OFFLINE forbids: a Hub that refuses at once
-NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9/no-hub", "HF_EVALUATE_OFFLINE": "1"}
 _started: dict[str, float] = {}
+_local_hub: LocalHub | None = None
 
 
 def index() -> dict[str, Any]:
@@ -71,7 +75,7 @@ def start(notebook: str, source: str | None = None) -> None:
         from utils import install
 
         install.missing_packages()
-    note = _choose_source(source, notebooks[notebook].get("local_server", False))
+    note = _choose_source(source, notebooks[notebook].get("local_hub", False))
     where = device()
     seed_everything()
     _started[notebook] = time.perf_counter()
@@ -80,9 +84,9 @@ def start(notebook: str, source: str | None = None) -> None:
     print(line + (f" · about {entry['seconds']} s on two CPU cores" if "seconds" in entry else "") + note)
 
 
-def _choose_source(source: str | None, local_server: bool) -> str:
+def _choose_source(source: str | None, local_hub: bool) -> str:
     """Settle the source in the environment; returns what is to be said beside it."""
-    if os.environ.get("HF_ENDPOINT") == NO_HUB["HF_ENDPOINT"]:
+    if _local_hub and os.environ.get("HF_ENDPOINT") == _local_hub.url:
         del os.environ["HF_ENDPOINT"]  # of an earlier start in this kernel
     asked = source or os.environ.get("WORKSHOP_SOURCE")
     os.environ["WORKSHOP_SOURCE"] = asked or ("embedded" if platform() == "local" else "hub")
@@ -92,17 +96,33 @@ def _choose_source(source: str | None, local_server: bool) -> str:
         if catalog.reachable(endpoint):
             for name in OFFLINE:
                 os.environ.pop(name, None)
-            return ""
+            return f"\nHub: {endpoint}" if local_hub else ""
         if asked:
             raise WorkshopError(
                 f'{endpoint} does not answer. Use the embedded models instead: workshop.start(..., source="embedded").'
             )
         os.environ["WORKSHOP_SOURCE"] = "embedded"
         note = f"\n{endpoint} does not answer: using the embedded models."
-    if local_server:
-        os.environ.pop("HF_HUB_OFFLINE", None)
-    os.environ.update(NO_HUB if local_server else OFFLINE)
+    os.environ.update(OFFLINE)
+    if local_hub:
+        del os.environ["HF_HUB_OFFLINE"]  # it would forbid calls to our own server, too
+        os.environ.update(_start_local_hub())
+        note += "\nHub: one of our own on this machine, to rehearse on; it is gone when the kernel stops"
     return note
+
+
+def _start_local_hub() -> dict[str, str]:
+    """Run a Hub on this machine for as long as the kernel lives; returns the environment that leads the libraries there."""
+    global _local_hub
+    if _local_hub is None:
+        from utils.local_hub import LocalHub
+
+        folder = Path(tempfile.mkdtemp(prefix="workshop-hub-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        _local_hub = LocalHub(folder).__enter__()
+        (folder / "home").mkdir()
+        (folder / "home" / "token").write_text(_local_hub.token(), encoding="utf-8")  # as if you had logged in
+    return _local_hub.environment(_local_hub.store.folder / "home")
 
 
 def device() -> torch.device:
