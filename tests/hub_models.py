@@ -1,0 +1,192 @@
+"""Tiny random models for every Hub id of the catalog: architecture, tokenizer, labels as on the Hub, weights of noise.
+
+`fill(hub)` puts them on a local Hub, so that hub mode's code path can be tried without the Hub. `python -m tests.hub_models`
+runs one and waits.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import sentencepiece
+import torch
+import transformers as tf
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from utils import catalog
+from utils.local_hub import File, LocalHub
+from utils.recipes import reviews
+
+SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 37}
+SPECIAL = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+TAGS = ["O", "B-MISC", "I-MISC", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
+
+
+def _texts() -> list[str]:
+    return [row["review_body"] for lang in ("en", "de", "fr") for row in reviews.written("train", lang)[:300]]
+
+
+def _labels(names: list[str]) -> dict:
+    return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+
+
+def word_pieces() -> tf.PreTrainedTokenizerBase:
+    return tf.AutoTokenizer.from_pretrained(str(catalog._courier("minilm")))
+
+
+def byte_pairs(cls: type, special: list[str]) -> tf.PreTrainedTokenizerBase:
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1_000, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(_texts(), trainer)
+    with tempfile.TemporaryDirectory() as folder:
+        backend.model.save(folder)
+        return cls(vocab=str(Path(folder) / "vocab.json"), merges=str(Path(folder) / "merges.txt"))
+
+
+def unigrams(cls: type, special: list[str]) -> tf.PreTrainedTokenizerBase:
+    backend = Tokenizer(models.Unigram())
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    unknown = next(token for token in special if "unk" in token.lower())
+    trainer = trainers.UnigramTrainer(vocab_size=1_000, special_tokens=special, unk_token=unknown, show_progress=False)
+    backend.train_from_iterator(_texts(), trainer)
+    return cls(vocab=[tuple(piece) for piece in json.loads(backend.to_str())["model"]["vocab"]])
+
+
+def marian(folder: Path) -> None:
+    """A tokenizer in the format of OPUS-MT, with the model that belongs to it."""
+    text = folder / "text.txt"
+    text.write_text("\n".join(_texts()), encoding="utf-8")
+    for side in ("source", "target"):
+        sentencepiece.SentencePieceTrainer.train(
+            input=str(text), model_prefix=str(folder / side), vocab_size=800, minloglevel=2
+        )
+        (folder / f"{side}.model").rename(folder / f"{side}.spm")
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "source.spm"))
+    names = ["</s>", "<unk>"]
+    names += [p for p in map(pieces.id_to_piece, range(len(pieces))) if p not in (*names, "<s>")] + ["<pad>"]
+    (folder / "vocab.json").write_text(json.dumps({name: number for number, name in enumerate(names)}))
+    for file in (text, folder / "source.vocab", folder / "target.vocab"):
+        file.unlink()
+    config = tf.MarianConfig(
+        vocab_size=len(names), d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=37, decoder_ffn_dim=37, pad_token_id=len(names) - 1,
+        eos_token_id=0, decoder_start_token_id=len(names) - 1, forced_eos_token_id=0,
+    )  # fmt: skip
+    tf.MarianMTModel(config).save_pretrained(folder)
+    tokens = {"source_spm": str(folder / "source.spm"), "target_spm": str(folder / "target.spm")}
+    tf.MarianTokenizer(vocab=str(folder / "vocab.json"), source_lang="en", target_lang="de", **tokens).save_pretrained(
+        folder
+    )
+
+
+def esm_tokenizer(folder: Path) -> tf.EsmTokenizer:
+    names = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO", ".", "-", "<null_1>", "<mask>"]
+    (folder / "vocab.txt").write_text("\n".join(names))
+    return tf.EsmTokenizer(str(folder / "vocab.txt"))
+
+
+def build(name: str, folder: Path) -> None:
+    """Write the stand-in for the catalog's checkpoint `name` to `folder`."""
+    torch.manual_seed(0)
+    roberta, xlm = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"], ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    deberta = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+    if name == "translator":
+        return marian(folder)
+    bert = {"vocab_size": 30_522, **SIZE}
+    stars = _labels(["1 star", *(f"{number} stars" for number in range(2, 6))])
+    tokenizer = None
+    if name in ("minilm", "reviews-stars", "ner", "mask", "reranker"):
+        tokenizer = word_pieces()
+        model = {
+            "minilm": lambda: tf.BertModel(tf.BertConfig(**bert)),
+            "reviews-stars": lambda: tf.BertForSequenceClassification(tf.BertConfig(**bert, **stars)),
+            "ner": lambda: tf.BertForTokenClassification(tf.BertConfig(**bert, **_labels(TAGS))),
+            "mask": lambda: tf.BertForMaskedLM(tf.BertConfig(**bert)),
+            "reranker": lambda: tf.BertForSequenceClassification(tf.BertConfig(**bert, **_labels(["LABEL_0"]))),
+        }[name]()
+    elif name == "reviews-base":
+        tokenizer = unigrams(tf.XLMRobertaTokenizer, xlm)
+        model = tf.BertModel(tf.BertConfig(**SIZE, vocab_size=len(tokenizer), pad_token_id=1))
+    elif name == "sentiment":
+        tokenizer = word_pieces()
+        config = tf.DistilBertConfig(
+            vocab_size=30_522, dim=32, n_layers=2, n_heads=4, hidden_dim=37, **_labels(["NEGATIVE", "POSITIVE"])
+        )
+        model = tf.DistilBertForSequenceClassification(config)
+    elif name == "qa":
+        tokenizer = byte_pairs(tf.RobertaTokenizer, roberta)
+        config = tf.RobertaConfig(**SIZE, **SPECIAL, vocab_size=len(tokenizer), max_position_embeddings=514)
+        model = tf.RobertaForQuestionAnswering(config)
+    elif name == "nli":
+        tokenizer = unigrams(tf.DebertaV2Tokenizer, deberta)
+        config = tf.DebertaV2Config(
+            **SIZE, vocab_size=len(tokenizer), relative_attention=True, position_buckets=32, max_relative_positions=-1,
+            pos_att_type=["p2c", "c2p"], norm_rel_ebd="layer_norm", share_att_key=True,
+            **_labels(["contradiction", "entailment", "neutral"]),
+        )  # fmt: skip
+        model = tf.DebertaV2ForSequenceClassification(config)
+    elif name == "coder":
+        tokenizer = byte_pairs(tf.GPT2Tokenizer, ["<|endoftext|>"])
+        config = tf.LlamaConfig(
+            **SIZE, vocab_size=len(tokenizer), num_key_value_heads=2, bos_token_id=0, eos_token_id=0
+        )
+        model = tf.LlamaForCausalLM(config)
+    elif name == "protein":
+        tokenizer = esm_tokenizer(folder)
+        config = tf.EsmConfig(
+            **SIZE,
+            vocab_size=33,
+            pad_token_id=1,
+            mask_token_id=32,
+            position_embedding_type="rotary",
+            token_dropout=True,
+        )
+        model = tf.EsmForMaskedLM(config)
+    elif name == "table":
+        (folder / "vocab.txt").write_text((catalog._courier("minilm") / "vocab.txt").read_text(encoding="utf-8"))
+        tokenizer = tf.TapasTokenizer(str(folder / "vocab.txt"))
+        names = {0: "NONE", 1: "SUM", 2: "AVERAGE", 3: "COUNT"}
+        model = tf.TapasForQuestionAnswering(
+            tf.TapasConfig(**bert, num_aggregation_labels=4, aggregation_labels=names, use_answer_as_supervision=False)
+        )
+    elif name == "vision":
+        tokenizer = tf.ViTImageProcessor(size={"height": 32, "width": 32})
+        names = _labels([f"thing {number}" for number in range(1_000)])
+        model = tf.ViTForImageClassification(tf.ViTConfig(**SIZE, image_size=32, patch_size=16, **names))
+    elif name == "audio":
+        tokenizer = tf.ASTFeatureExtractor(max_length=128, num_mel_bins=32)
+        names = _labels([f"sound {number}" for number in range(527)])
+        model = tf.ASTForAudioClassification(tf.ASTConfig(**SIZE, max_length=128, num_mel_bins=32, **names))
+    else:
+        raise KeyError(f"no stand-in for the checkpoint {name}: describe its Hub model here")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return None
+
+
+def fill(hub: LocalHub) -> None:
+    """Put a stand-in under the Hub id of every checkpoint."""
+    for name, entry in catalog.entries()["checkpoint"].items():
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            build(name, folder)
+            card = f"---\nlicense: {entry.get('hub_licence', 'mit')}\nlibrary_name: transformers\n---\n# A stand-in\n"
+            (folder / "README.md").write_text(card)
+            added: dict[str, File] = {}
+            for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+                added[file.relative_to(folder).as_posix()] = hub.store.add(file.read_bytes())
+            hub.store.create("model", entry["hub"])
+            hub.store.commit("model", entry["hub"], "main", lambda files, new=added: files.update(new), "fill", "tests")
+
+
+if __name__ == "__main__":
+    with LocalHub(Path(tempfile.mkdtemp()), port=5005) as hub:
+        fill(hub)
+        print(hub.url)
+        hub._thread.join()
