@@ -23,7 +23,7 @@ from utils import WorkshopError
 from utils.workshop import ROOT, index
 
 SHARES = {1: 45, 2: 30, 3: 90}  # of the time that is not a break
-SHORTEST, LONGEST = 30, 600
+SHORTEST, LONGEST = 30, 420
 STRETCH = 90  # minutes after which people need a break
 BREAK, LUNCH = 15, 45
 OPENING = 5  # minutes for notebook 00

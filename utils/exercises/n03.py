@@ -54,7 +54,9 @@ def _test_mask(answer):
         if torch.equal(result, torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries - 1)):
             raise Hint("A token may look at itself too: the diagonal is True.")
         if queries < keys and torch.equal(result, torch.ones(queries, keys, dtype=torch.bool).tril()):
-            raise Hint("The queries are the last of the keys: with 1 query and 4 keys, the query is token 4 and sees all.")
+            raise Hint(
+                "The queries are the last of the keys: with 1 query and 4 keys, the query is token 4 and sees all."
+            )
         raise Hint(f"For {queries} queries and {keys} keys the first row has {int(expected[0].sum())} times True.")
 
 
@@ -106,7 +108,9 @@ def _test_parameters(answer):
         for number, reason in reasons:
             if _same(missing, number):
                 raise Hint(reason)
-        raise Hint(f"For dim={dim} and hidden={hidden} it is {block_parameters(dim, hidden):,}, yours is {result:,.0f}.")
+        raise Hint(
+            f"For dim={dim} and hidden={hidden} it is {block_parameters(dim, hidden):,}, yours is {result:,.0f}."
+        )
 
 
 def _test_operations(answer):
