@@ -94,7 +94,7 @@ def esm_tokenizer(folder: Path) -> tf.EsmTokenizer:
 def build(name: str, folder: Path) -> None:
     """Write the stand-in for the catalog's checkpoint `name` to `folder`."""
     torch.manual_seed(0)
-    roberta, xlm = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"], ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    roberta = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     deberta = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
     if name == "translator":
         return marian(folder)
@@ -111,7 +111,7 @@ def build(name: str, folder: Path) -> None:
             "reranker": lambda: tf.BertForSequenceClassification(tf.BertConfig(**bert, **_labels(["LABEL_0"]))),
         }[name]()
     elif name == "reviews-base":
-        tokenizer = unigrams(tf.XLMRobertaTokenizer, xlm)
+        tokenizer = unigrams(tf.XLMRobertaTokenizer, roberta)
         model = tf.BertModel(tf.BertConfig(**SIZE, vocab_size=len(tokenizer), pad_token_id=1))
     elif name == "sentiment":
         tokenizer = word_pieces()
