@@ -1,7 +1,7 @@
 """What an instructor needs: `python -m utils.instructor timetable | slides`.
 
-`make timetable` and `make slides` call this. The proportions are those of the workshop's original day: 45 minutes for part 1, 30 for part 2,
-90 for part 3.
+`make timetable` and `make slides` call this. The proportions are those of the workshop's original day: 45 minutes for part 1,
+30 for part 2, 90 for part 3.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from utils import WorkshopError
 from utils.workshop import ROOT, index
 
 SHARES = {1: 45, 2: 30, 3: 90}  # of the time that is not a break
-SHORTEST, LONGEST = 30, 600
+SHORTEST, LONGEST = 30, 420
 STRETCH = 90  # minutes after which people need a break
 BREAK, LUNCH = 15, 45
 OPENING = 5  # minutes for notebook 00
@@ -86,9 +86,10 @@ def timetable(minutes: int, begin: str = "09:00") -> list[tuple[str, int, str, s
     notebooks = index()["notebook"]
     depth = 1 if minutes < 120 else 2 if minutes < 240 else 3
     chosen = [number for number, entry in notebooks.items() if entry["part"] and entry["priority"] <= depth]
-    work = minutes - sum(length for length, _ in _breaks(minutes)) - OPENING
+    breaks = _breaks(minutes)
+    work = minutes - sum(length for length, _ in breaks) - OPENING
     plan = [("00", OPENING), *_spread(work, {number: notebooks[number] for number in chosen})]
-    rows, worked, breaks = [], 0, _breaks(minutes)
+    rows, worked = [], 0
     for number, length in plan:
         # a break stands between two notebooks, as near to its place as they allow
         if breaks and worked + length / 2 >= breaks[0][1]:

@@ -66,8 +66,7 @@ def star_errors(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> l
     results = []
     for language in reviews.LANGUAGES:
         gold = reviews.gold(language)
-        texts = [f"{row['review_title']}. {row['review_body']}" for row in gold]
-        stars = logits(model, tokenizer, texts).argmax(-1) + 1  # (reviews,)
+        stars = logits(model, tokenizer, [reviews.text(row) for row in gold]).argmax(-1) + 1  # (reviews,)
         errors = (stars - torch.tensor([row["stars"] for row in gold])).abs()
         results.append(
             (f"gold {language}, {len(gold)} reviews, mean absolute error in stars", errors.float().mean().item())

@@ -117,16 +117,9 @@ def fit(
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
     """Write what was trained, in 16-bit floats, with the config of the merged model. For `utils.catalog.merge_adapter`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    trained = {n.replace(".default", ""): p for n, p in model.named_parameters() if p.requires_grad}
-    save_file(
-        {name: value.detach().half().cpu().contiguous() for name, value in trained.items()},
-        folder / "adapter_model.safetensors",
-    )
+    trained = {n.replace(".default", ""): half(p) for n, p in model.named_parameters() if p.requires_grad}
     settings = model.peft_config["default"]
-    write_json(
-        folder / "adapter_config.json", {"peft_type": "LORA", "r": settings.r, "lora_alpha": settings.lora_alpha}
-    )
+    write_adapter(trained, settings.r, settings.lora_alpha, folder)
     write_config(model.base_model.model, folder)
 
 
@@ -150,10 +143,20 @@ def save_difference(model: PreTrainedModel, base: str, folder: Path, rank: int) 
         matrix = f"base_model.model.{name.removesuffix('.weight')}"
         tensors[f"{matrix}.lora_B.weight"] = u[:, :rank] * s[:rank].sqrt()
         tensors[f"{matrix}.lora_A.weight"] = s[:rank].sqrt().unsqueeze(1) * v[:rank]
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({n: t.half().contiguous() for n, t in tensors.items()}, folder / "adapter_model.safetensors")
-    write_json(folder / "adapter_config.json", {"peft_type": "LORA", "r": rank, "lora_alpha": rank})
+    write_adapter({name: half(tensor) for name, tensor in tensors.items()}, rank, rank, folder)
     write_config(model, folder)
+
+
+def half(tensor: Tensor) -> Tensor:
+    """`tensor` as it is stored: in 16-bit floats."""
+    return tensor.detach().half().cpu().contiguous()
+
+
+def write_adapter(tensors: dict[str, Tensor], rank: int, alpha: int, folder: Path) -> None:
+    """Write an adapter's tensors and settings in the file format of peft, as `utils.catalog.merge_adapter` reads it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    write_json(folder / "adapter_config.json", {"peft_type": "LORA", "r": rank, "lora_alpha": alpha})
 
 
 def save_model(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
