@@ -197,11 +197,11 @@ class Server:
             self.process.wait()
 
 
-_running: dict[int, Server] = {}
+_running: list[Server] = []
 
 
 def start(model: str, batch: int = 16, device: str = "cpu", port: int = 0) -> Server:
-    """Start a server on this machine and wait until it is ready. A second call ends the first one's server.
+    """Start a server on this machine and wait until it is ready.
 
     Args:
         model: a local folder or the name of a model on the Hub.
@@ -213,7 +213,6 @@ def start(model: str, batch: int = 16, device: str = "cpu", port: int = 0) -> Se
     """
     import httpx
 
-    stop()
     if not port:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -225,23 +224,24 @@ def start(model: str, batch: int = 16, device: str = "cpu", port: int = 0) -> Se
         [*command, "--device", device, "--until-stdin-closes"],
         cwd=ROOT, env=threads | os.environ, stdin=subprocess.PIPE, stdout=log, stderr=log,
     )  # fmt: skip
-    server = _running[0] = Server(f"http://127.0.0.1:{port}", process, log)
+    server = Server(f"http://127.0.0.1:{port}", process, log)
+    _running.append(server)
     end = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < end:
         with contextlib.suppress(httpx.HTTPError):
             if httpx.get(f"{server.url}/health", timeout=5).status_code == 200:
                 return server
         time.sleep(0.1)
-    stop()
+    server.stop()
     log.seek(0)
     raise WorkshopError(f"The server did not start:\n{log.read()[-1_000:]}")
 
 
 @atexit.register
 def stop() -> None:
-    """End the server that `start` has started, if one runs."""
-    if server := _running.pop(0, None):
-        server.stop()
+    """End all servers that `start` has started."""
+    while _running:
+        _running.pop().stop()
 
 
 def _end_with_stdin() -> None:
