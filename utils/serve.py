@@ -226,7 +226,7 @@ def start(model: str, batch: int = 16, device: str = "cpu", port: int = 0) -> Se
     )  # fmt: skip
     server = Server(f"http://127.0.0.1:{port}", process, log)
     _running.append(server)
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < end:
         with contextlib.suppress(httpx.HTTPError):
             if httpx.get(f"{server.url}/health", timeout=5).status_code == 200:
