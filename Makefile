@@ -7,10 +7,14 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # one worker for each pair of notebooks that run side by side
 WORKERS ?= 2
 
+# how long the workshop of `make timetable` lasts, breaks included, and when it begins
+MINUTES ?= 180
+BEGIN ?= 09:00
+
 PY := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup workshop test lab doctor format outputs evaluate clean
+.PHONY: help setup workshop test lab doctor slides timetable format outputs evaluate clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*##/ { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +33,12 @@ lab: setup ## open JupyterLab at the first notebook
 
 doctor: setup ## is this machine ready for the workshop?
 	@$(PY) -m utils.doctor
+
+slides: setup ## decks for presenting, in build/slides; they need no network
+	@$(PY) -m utils.instructor slides
+
+timetable: setup ## who presents what when (MINUTES=60, 180, 360)
+	@$(PY) -m utils.instructor timetable --minutes $(MINUTES) --begin $(BEGIN)
 
 format: setup ## format the code, bring the notebooks into their committed form
 	@$(PY) -m ruff format --quiet . && $(PY) -m ruff check --quiet --fix . && $(PY) -m utils.notebooks format

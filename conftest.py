@@ -14,8 +14,8 @@ os.environ |= {
     "OMP_NUM_THREADS": "1",  # test workers share the cores
     "PYTHONHASHSEED": "0",
     "TRANSFORMERS_VERBOSITY": "error",
-    # bars differ from run to run, and some appear only where nothing is cached yet
     "HF_HUB_DISABLE_XET": "1",  # the local Hub speaks LFS
+    # bars differ from run to run, and some appear only where nothing is cached yet
     "TQDM_DISABLE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",

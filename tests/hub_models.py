@@ -10,7 +10,6 @@ import json
 import tempfile
 from pathlib import Path
 
-import sentencepiece
 import torch
 import transformers as tf
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -58,60 +57,23 @@ def unigrams(cls: type, special: list[str]) -> tf.PreTrainedTokenizerBase:
     return cls(vocab=[tuple(piece) for piece in json.loads(backend.to_str())["model"]["vocab"]])
 
 
-def marian(folder: Path) -> None:
-    """A tokenizer in the format of OPUS-MT, with the model that belongs to it."""
-    text = folder / "text.txt"
-    text.write_text("\n".join(_texts()), encoding="utf-8")
-    for side in ("source", "target"):
-        sentencepiece.SentencePieceTrainer.train(
-            input=str(text), model_prefix=str(folder / side), vocab_size=800, minloglevel=2
-        )
-        (folder / f"{side}.model").rename(folder / f"{side}.spm")
-    pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "source.spm"))
-    names = ["</s>", "<unk>"]
-    names += [p for p in map(pieces.id_to_piece, range(len(pieces))) if p not in (*names, "<s>")] + ["<pad>"]
-    (folder / "vocab.json").write_text(json.dumps({name: number for number, name in enumerate(names)}))
-    for file in (text, folder / "source.vocab", folder / "target.vocab"):
-        file.unlink()
-    config = tf.MarianConfig(
-        vocab_size=len(names), d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=37, decoder_ffn_dim=37, pad_token_id=len(names) - 1,
-        eos_token_id=0, decoder_start_token_id=len(names) - 1, forced_eos_token_id=0,
-    )  # fmt: skip
-    tf.MarianMTModel(config).save_pretrained(folder)
-    tokens = {"source_spm": str(folder / "source.spm"), "target_spm": str(folder / "target.spm")}
-    tf.MarianTokenizer(vocab=str(folder / "vocab.json"), source_lang="en", target_lang="de", **tokens).save_pretrained(
-        folder
-    )
-
-
-def esm_tokenizer(folder: Path) -> tf.EsmTokenizer:
-    names = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO", ".", "-", "<null_1>", "<mask>"]
-    (folder / "vocab.txt").write_text("\n".join(names))
-    return tf.EsmTokenizer(str(folder / "vocab.txt"))
-
-
 def build(name: str, folder: Path) -> None:
     """Write the stand-in for the catalog's checkpoint `name` to `folder`."""
     torch.manual_seed(0)
-    roberta, xlm = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"], ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    roberta = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     deberta = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
-    if name == "translator":
-        return marian(folder)
     bert = {"vocab_size": 30_522, **SIZE}
     stars = _labels(["1 star", *(f"{number} stars" for number in range(2, 6))])
-    tokenizer = None
-    if name in ("minilm", "reviews-stars", "ner", "mask", "reranker"):
+    if name in ("minilm", "reviews-stars", "ner", "reranker"):
         tokenizer = word_pieces()
         model = {
             "minilm": lambda: tf.BertModel(tf.BertConfig(**bert)),
             "reviews-stars": lambda: tf.BertForSequenceClassification(tf.BertConfig(**bert, **stars)),
             "ner": lambda: tf.BertForTokenClassification(tf.BertConfig(**bert, **_labels(TAGS))),
-            "mask": lambda: tf.BertForMaskedLM(tf.BertConfig(**bert)),
             "reranker": lambda: tf.BertForSequenceClassification(tf.BertConfig(**bert, **_labels(["LABEL_0"]))),
         }[name]()
     elif name == "reviews-base":
-        tokenizer = unigrams(tf.XLMRobertaTokenizer, xlm)
+        tokenizer = unigrams(tf.XLMRobertaTokenizer, roberta)
         model = tf.BertModel(tf.BertConfig(**SIZE, vocab_size=len(tokenizer), pad_token_id=1))
     elif name == "sentiment":
         tokenizer = word_pieces()
@@ -137,24 +99,6 @@ def build(name: str, folder: Path) -> None:
             **SIZE, vocab_size=len(tokenizer), num_key_value_heads=2, bos_token_id=0, eos_token_id=0
         )
         model = tf.LlamaForCausalLM(config)
-    elif name == "protein":
-        tokenizer = esm_tokenizer(folder)
-        config = tf.EsmConfig(
-            **SIZE,
-            vocab_size=33,
-            pad_token_id=1,
-            mask_token_id=32,
-            position_embedding_type="rotary",
-            token_dropout=True,
-        )
-        model = tf.EsmForMaskedLM(config)
-    elif name == "table":
-        (folder / "vocab.txt").write_text((catalog._courier("minilm") / "vocab.txt").read_text(encoding="utf-8"))
-        tokenizer = tf.TapasTokenizer(str(folder / "vocab.txt"))
-        names = {0: "NONE", 1: "SUM", 2: "AVERAGE", 3: "COUNT"}
-        model = tf.TapasForQuestionAnswering(
-            tf.TapasConfig(**bert, num_aggregation_labels=4, aggregation_labels=names, use_answer_as_supervision=False)
-        )
     elif name == "vision":
         tokenizer = tf.ViTImageProcessor(size={"height": 32, "width": 32})
         names = _labels([f"thing {number}" for number in range(1_000)])
@@ -167,7 +111,6 @@ def build(name: str, folder: Path) -> None:
         raise KeyError(f"no stand-in for the checkpoint {name}: describe its Hub model here")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return None
 
 
 def fill(hub: LocalHub) -> None:

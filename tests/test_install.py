@@ -124,11 +124,15 @@ def test_the_doctor_names_what_is_wrong_and_what_to_type(monkeypatch, tmp_path, 
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("WORKSHOP_CACHE", str(tmp_path / "file"))
     monkeypatch.setattr(install, "unmet", lambda: [("datasets>=4.0", "2.1")])
-    monkeypatch.setattr(doctor, "CHECKS", (doctor.packages, doctor.cache, lambda: 1 / 0))
+    monkeypatch.setattr(doctor, "CHECKS", (doctor.packages, doctor.cache, doctor.ports, lambda: 1 / 0))
+    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setattr(sys, "argv", ["doctor"])
     assert doctor.main() == 1
     out = capsys.readouterr().out
     assert "datasets>=4.0 (have 2.1)" in out
     assert "pip install -r requirements.txt" in out
     assert "export WORKSHOP_CACHE" in out
     assert "ZeroDivisionError: division by zero" in out
+    assert "export NO_PROXY=127.0.0.1" in out
     assert "3 to mend" in out

@@ -1,10 +1,11 @@
-"""Is this machine ready for the workshop? `python -m utils.doctor`: one line each, with what to type where it is not.
+"""Is this machine ready for the workshop? `python -m utils.doctor [--deep]`: one line each, with what to type where it is not.
 
 Starts on the standard library alone. Exit status 0 if nothing failed; warnings do not count.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import shutil
@@ -135,13 +136,43 @@ def hub() -> Finding:
     return OK, "not reachable: the embedded models need no network", ""
 
 
-CHECKS = (python, packages, kernel, memory, disk, device, model, cache, hub)
+def ports() -> Finding:
+    """Whether a server of this machine can be reached from it: notebooks, demo and API need that."""
+    import socket
+    import urllib.request
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(3)
+        port = server.getsockname()[1]
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=3).close()
+            server.accept()[0].close()
+        except OSError as error:
+            return FAIL, "127.0.0.1:%d cannot be reached (%s)" % (port, error), "allow Python in your firewall"
+    if urllib.request.getproxies().get("http") and not urllib.request.proxy_bypass("127.0.0.1"):
+        return WARN, "a proxy stands between this machine and itself", "export NO_PROXY=127.0.0.1,localhost"
+    return OK, "servers on 127.0.0.1 can be reached", ""
 
 
-def examine() -> list:
+def notebook() -> Finding:
+    """Notebook 00 from the first to the last cell; only with --deep."""
+    from tqdm.auto import tqdm
+
+    from utils import notebooks
+
+    with tqdm(bar_format="{desc} {bar:20}", leave=False) as bar:
+        outcome = notebooks.execute(notebooks.paths(["00"])[0], bar)
+    found = "00 took %.0f s and %d MB: %s" % (outcome["seconds"], outcome["peak_mb"], outcome["status"])
+    return (OK, found, "") if outcome["status"] == "ok" else (FAIL, found, "make setup")
+
+
+CHECKS = (python, packages, kernel, memory, disk, device, model, cache, hub, ports)
+
+
+def examine(deep: bool = False) -> list:
     """Run all checks: [(name, state, found, what to type)]. A check that breaks is a failure, never a traceback."""
     results = []
-    for check in CHECKS:
+    for check in CHECKS + (notebook,) * deep:
         try:
             state, found, mend = check()
         except Exception as error:
@@ -154,9 +185,12 @@ def examine() -> list:
 
 def main() -> int:
     """Print the findings; 1 if any failed."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--deep", action="store_true", help="also run a notebook")
+    options = parser.parse_args()
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # some Windows consoles have no check marks
-    results = examine()
+    results = examine(options.deep)
     for name, state, found, mend in results:
         print("%s %-9s %s" % (SIGNS[state], name, found))
         if mend:

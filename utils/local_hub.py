@@ -36,7 +36,7 @@ import yaml
 from filelock import FileLock, Timeout
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.convertors import Convertor, register_url_convertor
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -189,7 +189,7 @@ class Store:
 
         Raises:
             Refused: the branch has moved on from `parent` (412).
-        """  # fmt: skip
+        """
         with self.lock:
             state, head = self.state(kind, name), self.commit_at(kind, name, branch)
             if branch not in state["branches"]:
@@ -349,7 +349,6 @@ class LocalHub:
             ("DELETE", repo + "/branch/{ref:path}", self._branch),
             ("POST", repo + "/tag/{ref:path}", self._tag),
             ("DELETE", repo + "/tag/{ref:path}", self._tag),
-            ("PUT", "/lfs/{oid}", self._lfs_put),
         ]
         for prefix in ("/{kind:kind}", ""):  # data sets and Spaces carry their kind, models do not
             table += [
@@ -357,14 +356,13 @@ class LocalHub:
                 ("GET", prefix + "/{owner}/{name}/resolve/{revision}/{path:path}", self._resolve),
                 ("GET", prefix + "/{owner}/{name}/raw/{revision}/{path:path}", self._resolve),
             ]
-        return [Route(path, self._endpoint(handler), methods=[method]) for method, path, handler in table]
+        routes = [Route(path, self._endpoint(handler), methods=[method]) for method, path, handler in table]
+        return [*routes, Route("/lfs/{oid}", self._lfs_put, methods=["PUT"])]  # large: goes to disk as it arrives
 
     def _endpoint(self, handler: Callable[[Request, bytes], Response | dict | list]) -> Callable:
         """Read the body up to its limit, then handle the request in a thread of its own."""
 
         async def endpoint(request: Request) -> Response:
-            if handler == self._lfs_put:
-                return await self._lfs_put(request)
             body = bytearray()
             async for chunk in request.stream():
                 body += chunk
@@ -392,8 +390,9 @@ class LocalHub:
                 return role
         raise Refused(401, "Invalid username or password.")
 
-    def _writer(self, request: Request, owner: str) -> None:
-        role = self._role(request)
+    def _writer(self, request: Request, name: str) -> None:
+        """Refuse an asker who may not write to the repository called `name`."""
+        role, owner = self._role(request), name.split("/")[0]
         if role is None:
             raise Refused(401, "Log in first: this needs a token that can write.")
         if role == "read" or (role == "write" and owner != self.user):
@@ -405,6 +404,12 @@ class LocalHub:
         kind, name = KINDS[at.get("kind", "models")], f"{at['owner']}/{at['name']}"
         if self.store.state(kind, name)["private"] and self._role(request) is None:
             raise Refused(404, f"Repository not found: {kind} {name}", "RepoNotFound")
+        return kind, name
+
+    def _writable(self, request: Request) -> tuple[str, str]:
+        """Kind and name of the request's repository, if the asker may write to it."""
+        kind, name = self._where(request)
+        self._writer(request, name)
         return kind, name
 
     # Account and repositories ----------------------------------------------------------------------------------------
@@ -427,7 +432,7 @@ class LocalHub:
 
     def _create(self, request: Request, body: bytes) -> Response | dict:
         wish, kind, name = self._named(body)
-        self._writer(request, name.split("/")[0])
+        self._writer(request, name)
         private = wish.get("private") is True or wish.get("visibility") == "private"
         if kind == "space" and wish.get("sdk") not in SDKS:
             raise Refused(400, f"A Space needs an sdk, one of {', '.join(SDKS)}")
@@ -439,13 +444,12 @@ class LocalHub:
 
     def _delete(self, request: Request, body: bytes) -> dict:
         _, kind, name = self._named(body)
-        self._writer(request, name.split("/")[0])
+        self._writer(request, name)
         self.store.delete(kind, name)
         return {}
 
     def _settings(self, request: Request, body: bytes) -> dict:
-        kind, name = self._where(request)
-        self._writer(request, name.split("/")[0])
+        kind, name = self._writable(request)
         wish = _json(body)
         with self.store.lock:
             state = self.store.state(kind, name)
@@ -568,8 +572,7 @@ class LocalHub:
     # Writing ---------------------------------------------------------------------------------------------------------
 
     def _preupload(self, request: Request, body: bytes) -> dict:
-        kind, name = self._where(request)
-        self._writer(request, name.split("/")[0])
+        kind, name = self._writable(request)
         head = self.store.commit_at(kind, name, request.path_params["revision"])
         answers = []
         for wish in _json(body)["files"]:
@@ -583,7 +586,7 @@ class LocalHub:
         return hmac.new(self._secret, oid.encode(), hashlib.sha256).hexdigest()
 
     def _lfs_batch(self, request: Request, body: bytes) -> Response:
-        self._writer(request, self._where(request)[1].split("/")[0])
+        self._writable(request)
         objects = []
         for wish in _json(body)["objects"]:
             oid, size = wish["oid"], wish["size"]
@@ -622,8 +625,7 @@ class LocalHub:
         return Response()
 
     def _commit(self, request: Request, body: bytes) -> dict:
-        kind, name = self._where(request)
-        self._writer(request, name.split("/")[0])
+        kind, name = self._writable(request)
         if "create_pr" in request.query_params:
             raise Refused(400, "Pull requests exist on the real Hub only")
         lines = [_json(line) for line in body.splitlines() if line.strip()]
@@ -633,10 +635,8 @@ class LocalHub:
             for line in lines:
                 self._apply(line["key"], line["value"], files)
 
-        oid = self.store.commit(
-                kind, name, request.path_params["revision"], change, header.get("summary", ""), self.user,
-                header.get("parentCommit"),
-            )  # fmt: skip
+        title, parent = header.get("summary", ""), header.get("parentCommit")
+        oid = self.store.commit(kind, name, request.path_params["revision"], change, title, self.user, parent)
         return {"success": True, "commitOid": oid, "commitUrl": f"{self.url}/{name}/commit/{oid}", "hookOutput": ""}
 
     def _apply(self, key: str, value: dict, files: dict[str, File]) -> None:
@@ -657,8 +657,7 @@ class LocalHub:
                 del files[path]
 
     def _change_ref(self, request: Request, where: str, ref: str, revision: str | None) -> dict:
-        kind, name = self._where(request)
-        self._writer(request, name.split("/")[0])
+        kind, name = self._writable(request)
         with self.store.lock:
             state = self.store.state(kind, name)
             if revision is None:
@@ -709,14 +708,8 @@ def _folder(path: str) -> dict[str, Any]:
     return {"type": "directory", "path": path, "size": 0, "oid": hashlib.sha1(path.encode()).hexdigest()}
 
 
-class _Kind(Convertor[str]):
+class _Kind(StringConvertor):
     regex = "|".join(KINDS)
-
-    def convert(self, value: str) -> str:
-        return value
-
-    def to_string(self, value: str) -> str:
-        return value
 
 
 register_url_convertor("kind", _Kind())

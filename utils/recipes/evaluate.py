@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from utils.catalog import DATA, checkpoint
 from utils.notebooks import replace_between
-from utils.recipes import audio, coder, ner, nli, parallel, qa, reviews, sentiment, vision
+from utils.recipes import audio, coder, ner, nli, parallel, qa, reranker, reviews, sentiment, vision
 from utils.recipes.files import read_lines
 from utils.recipes.training import Result, embed, logits
 from utils.workshop import seed_everything
@@ -66,8 +66,7 @@ def star_errors(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> l
     results = []
     for language in reviews.LANGUAGES:
         gold = reviews.gold(language)
-        texts = [f"{row['review_title']}. {row['review_body']}" for row in gold]
-        stars = logits(model, tokenizer, texts).argmax(-1) + 1  # (reviews,)
+        stars = logits(model, tokenizer, [reviews.text(row) for row in gold]).argmax(-1) + 1  # (reviews,)
         errors = (stars - torch.tensor([row["stars"] for row in gold])).abs()
         results.append(
             (f"gold {language}, {len(gold)} reviews, mean absolute error in stars", errors.float().mean().item())
@@ -84,7 +83,7 @@ MEASURES: dict[str, Callable[[str, Path | None], list[Result]]] = {
     "minilm": encoder_results,
     "reviews-base": encoder_results,
     "reviews-stars": star_results,
-    **{recipe.NAME: recipe.results for recipe in (audio, coder, ner, nli, qa, sentiment, vision)},
+    **{recipe.NAME: recipe.results for recipe in (audio, coder, ner, nli, qa, reranker, sentiment, vision)},
 }
 
 

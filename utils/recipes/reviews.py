@@ -224,6 +224,11 @@ def gold(language: str) -> list[dict]:
     ]
 
 
+def text(row: dict) -> str:
+    """A review as models read it: its title and its body."""
+    return f"{row['review_title']}. {row['review_body']}"
+
+
 def files() -> dict[str, str]:
     """What this recipe makes: {path below `data/reviews`: content}."""
     made = {}

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -35,7 +35,7 @@ from transformers import AutoTokenizer, BertModel, PreTrainedTokenizerFast
 
 from utils.catalog import checkpoint
 from utils.recipes import dictionary, parallel, reviews
-from utils.recipes.training import batches, mean_pooling, options, work_folder, write_json
+from utils.recipes.training import batches, half, mean_pooling, options, work_folder, write_adapter, write_json
 from utils.workshop import budget, device
 
 NAME = "reviews-base"
@@ -349,15 +349,12 @@ def distil(student: PeftModel, ids: list[Tensor], wanted: Tensor, teacher: Tenso
 
 def save(student: PeftModel, tokenizer: PreTrainedTokenizerFast, base: str, folder: Path) -> None:
     """Write what differs from the base: the adapter in 16-bit floats, the new rows in 8-bit integers, tokenizer, config."""
-    folder.mkdir(parents=True, exist_ok=True)
-    trained = {n.replace(".default", ""): p for n, p in student.named_parameters() if "lora_" in n}
-    tensors = {name: value.detach().half().cpu().contiguous() for name, value in trained.items()}
+    tensors = {n.replace(".default", ""): half(p) for n, p in student.named_parameters() if "lora_" in n}
     rows = student.base_model.model.get_input_embeddings().new_tokens.detach().float().cpu()
     scale = (rows.abs().amax(1, keepdim=True) / 127).half()
     tensors[NEW_ROWS] = (rows / scale.float()).round().clamp(-127, 127).to(torch.int8)
     tensors[NEW_ROWS + "_scale"] = scale
-    save_file(tensors, folder / "adapter_model.safetensors")
-    write_json(folder / "adapter_config.json", {"peft_type": "LORA", "r": LORA.r, "lora_alpha": LORA.lora_alpha})
+    write_adapter(tensors, LORA.r, LORA.lora_alpha, folder)
     config = json.loads((Path(base) / "config.json").read_text(encoding="utf-8"))
     config |= {"vocab_size": len(tokenizer)}
     config.pop("_name_or_path", None)

@@ -58,7 +58,7 @@ def fine_tune(base: str, rows: list[dict], lora: bool) -> PreTrainedModel:
         head = [*model.bert.pooler.parameters(), *model.classifier.parameters()]
         groups = zip((layers, head), NOTEBOOK_RATES, strict=True)
         optimizer = torch.optim.AdamW([{"params": group, "lr": rate} for group, rate in groups], weight_decay=0.01)
-    texts = [f"{row['review_title']}. {row['review_body']}" for row in rows]
+    texts = [reviews.text(row) for row in rows]
     encoded = [
         {"input_ids": ids, "labels": row["stars"] - 1}
         for ids, row in zip(tokenizer(texts, truncation=True, max_length=MAX_LENGTH)["input_ids"], rows, strict=True)

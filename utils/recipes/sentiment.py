@@ -27,7 +27,7 @@ def training_rows() -> list[tuple[str, int]]:
     for review in reviews.written("train", "en"):
         if review["stars"] != 3:
             label = int(review["stars"] > 3)
-            rows += [(f"{review['review_title']}. {review['review_body']}", label), (review["review_body"], label)]
+            rows += [(reviews.text(review), label), (review["review_body"], label)]
     for row in parallel.fragments():
         if row["level"] in ("1", "2", "4", "5") and row["role"] not in ("story", "closing"):
             rows.append((row["en"], int(row["level"] > "3")))
@@ -61,11 +61,7 @@ def results(path: str, data: Path | None) -> list[Result]:
         predicted = logits(model, tokenizer, [text for text, _ in rows]).argmax(-1).tolist()
         return 100 * sum(p == label for p, (_, label) in zip(predicted, rows, strict=True)) / len(rows)
 
-    gold = [
-        (f"{row['review_title']}. {row['review_body']}", int(row["stars"] > 3))
-        for row in reviews.gold("en")
-        if row["stars"] != 3
-    ]
+    gold = [(reviews.text(row), int(row["stars"] > 3)) for row in reviews.gold("en") if row["stars"] != 3]
     measured = [(f"English gold reviews, {len(gold)}, accuracy, %", accuracy(gold))]
     if data:
         sst = [line.rsplit("\t", 1) for line in read_lines(data / "sst2" / "test.tsv.gz")]

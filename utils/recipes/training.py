@@ -96,9 +96,9 @@ def fit(
         weight_decay=0.01,
         train_sampling_strategy="group_by_length" if isinstance(rows, list) and "input_ids" in rows[0] else "random",
         remove_unused_columns=False,
-        save_steps=1_000,
+        save_steps=250,
         save_total_limit=1,
-        logging_steps=100,
+        logging_steps=50,
         use_cpu=device().type == "cpu",
         bf16=model.num_parameters() > 3e6,  # smaller ones gain nothing by it
         seed=SEED,
@@ -117,17 +117,46 @@ def fit(
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
     """Write what was trained, in 16-bit floats, with the config of the merged model. For `utils.catalog.merge_adapter`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    trained = {n.replace(".default", ""): p for n, p in model.named_parameters() if p.requires_grad}
-    save_file(
-        {name: value.detach().half().cpu().contiguous() for name, value in trained.items()},
-        folder / "adapter_model.safetensors",
-    )
+    trained = {n.replace(".default", ""): half(p) for n, p in model.named_parameters() if p.requires_grad}
     settings = model.peft_config["default"]
-    write_json(
-        folder / "adapter_config.json", {"peft_type": "LORA", "r": settings.r, "lora_alpha": settings.lora_alpha}
-    )
+    write_adapter(trained, settings.r, settings.lora_alpha, folder)
     write_config(model.base_model.model, folder)
+
+
+@torch.no_grad()
+def save_difference(model: PreTrainedModel, base: str, folder: Path, rank: int) -> None:
+    """Write what fine-tuning has changed in a model, as an adapter of its base checkpoint.
+
+    The difference of a matrix is stored as a product of two thin ones, the best of that rank by its singular values (Eckart
+    and Young 1936); vectors, small matrices, and what the base does not have are stored whole.
+    """
+    before = AutoModel.from_pretrained(base).state_dict()
+    body, tensors = model.base_model_prefix + ".", {}
+    for name, parameter in model.float().cpu().named_parameters():
+        old = before.get(name.removeprefix(body))
+        if old is not None and torch.equal(parameter, old):
+            continue
+        if old is None or parameter.dim() == 1 or min(parameter.shape) <= rank:
+            tensors[f"base_model.model.{name}"] = parameter
+            continue
+        u, s, v = torch.linalg.svd(parameter - old, full_matrices=False)
+        matrix = f"base_model.model.{name.removesuffix('.weight')}"
+        tensors[f"{matrix}.lora_B.weight"] = u[:, :rank] * s[:rank].sqrt()
+        tensors[f"{matrix}.lora_A.weight"] = s[:rank].sqrt().unsqueeze(1) * v[:rank]
+    write_adapter({name: half(tensor) for name, tensor in tensors.items()}, rank, rank, folder)
+    write_config(model, folder)
+
+
+def half(tensor: Tensor) -> Tensor:
+    """`tensor` as it is stored: in 16-bit floats."""
+    return tensor.detach().half().cpu().contiguous()
+
+
+def write_adapter(tensors: dict[str, Tensor], rank: int, alpha: int, folder: Path) -> None:
+    """Write an adapter's tensors and settings in the file format of peft, as `utils.catalog.merge_adapter` reads it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    write_json(folder / "adapter_config.json", {"peft_type": "LORA", "r": rank, "lora_alpha": alpha})
 
 
 def save_model(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:

@@ -32,7 +32,7 @@ from utils.recipes.training import Result, batches, fit, options, save_model
 NAME = "translator"
 PIECES = 5_000
 MAX_LENGTH = 128
-EPOCHS = 16
+EPOCHS = 6
 TATOEBA_HELD_OUT = 500
 Pair = tuple[str, str]  # English, German
 
@@ -120,8 +120,8 @@ def main() -> None:
         encoder_ffn_dim=512,
         decoder_ffn_dim=512,
         max_position_embeddings=256,
-        dropout=0.2,
-        attention_dropout=0.1,
+        dropout=0.1,
+        attention_dropout=0.0,
         activation_function="gelu",
         scale_embedding=True,
         pad_token_id=tokenizer.pad_token_id,
@@ -145,7 +145,7 @@ def main() -> None:
             output.logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, label_smoothing=0.1
         )
 
-    fit(model, rows, collator, NAME, epochs=EPOCHS, learning_rate=2e-3, batch_size=512, loss=smoothed)
+    fit(model, rows, collator, NAME, epochs=EPOCHS, learning_rate=1e-3, batch_size=128, loss=smoothed)
     model.generation_config.update(max_new_tokens=MAX_LENGTH, num_beams=4, max_length=None)
     save_model(model, tokenizer, arguments.output)
 
