@@ -7,7 +7,7 @@ from utils.exercises import Exercise, Hint, call
 
 def combine(gradients, sizes):
     """The gradient of the mean loss over all reviews, from those of parts with `sizes` reviews."""
-    return sum(gradient * size for gradient, size in zip(gradients, sizes)) / sum(sizes)
+    return sum(gradient * size for gradient, size in zip(gradients, sizes, strict=True)) / sum(sizes)
 
 
 def lora_linear(x, weight, a, b, alpha):
@@ -38,7 +38,7 @@ def _test_combine(answer):
             raise Hint("The loss is a mean over reviews, so its gradient is a mean as well, not a sum.")
         if math.isclose(result, sum(gradients) / len(gradients)):
             raise Hint("That is right for parts of equal size only: a part with more reviews must count more.")
-        if math.isclose(result, sum(g * n for g, n in zip(gradients, sizes))):
+        if math.isclose(result, sum(g * n for g, n in zip(gradients, sizes, strict=True))):
             raise Hint("The weights are right; now divide by the number of all reviews.")
         raise Hint(f"For gradients {gradients} of {sizes} reviews it is {expected:.3f}, yours is {result:.3f}.")
 
@@ -81,10 +81,12 @@ def _test_share(answer):
         if all(part == batch for part in parts):
             raise Hint("Every process would do all the work: each needs a part of its own.")
         if any(len(part) != 8 // processes for part in parts):
-            raise Hint(f"8 reviews for {processes} processes are {8 // processes} each; yours: {list(map(len, parts))}.")
+            raise Hint(
+                f"8 reviews for {processes} processes are {8 // processes} each; yours: {list(map(len, parts))}."
+            )
         if parts == [batch[process::processes] for process in range(processes)]:
             raise Hint("Dealt like cards: fair as well, but here each process takes neighbours, in order.")
-        if sorted(sum(parts, [])) != batch:
+        if sorted(item for part in parts for item in part) != batch:
             raise Hint("Some review is left out or taken twice: process 0 begins at the first one.")
         raise Hint(f"Of {processes} processes, number 0 takes the first part and number {processes - 1} the last one.")
 
@@ -96,14 +98,14 @@ def _test_bytes(answer):
         if math.isclose(result, expected):
             continue
         each = result / expected * 16
+        if not sharded and processes > 1 and math.isclose(each, 16 / processes):
+            raise Hint("Without sharding each process holds everything, however many there are.")
         if math.isclose(each, 8):
             raise Hint("8 bytes are missing for each parameter: AdamW keeps two numbers of its own.")
         if math.isclose(each, 12):
             raise Hint("4 bytes are missing for each parameter: weight, gradient, and two numbers of AdamW are four.")
         if math.isclose(each, 4):
             raise Hint("Four numbers of 4 bytes for each parameter, not 4 bytes.")
-        if not sharded and processes > 1:
-            raise Hint("Without sharding each process holds everything, however many there are.")
         if sharded and math.isclose(each, 16 * processes):
             raise Hint("With sharding the processes divide everything among themselves.")
         raise Hint(f"For {parameters}, {processes}, {sharded} it is {expected:.0f}, yours is {result:.0f}.")
@@ -118,7 +120,7 @@ EXERCISES = {
         mistakes=[
             (lambda gradients, sizes: sum(gradients), "not a sum"),
             (lambda gradients, sizes: sum(gradients) / len(gradients), "equal size"),
-            (lambda gradients, sizes: sum(g * n for g, n in zip(gradients, sizes)), "divide by"),
+            (lambda gradients, sizes: sum(g * n for g, n in zip(gradients, sizes, strict=True)), "divide by"),
             (lambda gradients, sizes: max(gradients), "yours is"),
         ],
     ),
