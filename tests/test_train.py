@@ -17,7 +17,7 @@ from utils.train import newest_checkpoint, parse
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = [sys.executable, "-m", "utils.train", "--cpu"]
 TWO = ["-m", "accelerate.commands.launch", "--config_file", "configs/two_processes.yaml", "-m", "utils.train", "--cpu"]
-SHORT = ["--train-size", "32", "--steps", "6", "--batch-size", "8", "--checkpoint-every", "2"]  # a pass has 4 steps
+SHORT = ["--train-size", "24", "--steps", "7", "--batch-size", "8", "--checkpoint-every", "4"]  # a pass has 3 steps
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "WORKSHOP_SOURCE": "embedded"}
 
 
@@ -36,7 +36,7 @@ def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
     done = run(*SCRIPT, *SHORT, "--output", folder)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("6 steps, processes: 1, accuracy on gold: 0.")
+    assert done.stdout.startswith("7 steps, processes: 1, accuracy on gold: 0.")
     return folder
 
 
@@ -48,7 +48,7 @@ def test_a_killed_run_resumes_to_the_same_losses(uninterrupted, tmp_path):
         time.sleep(0.01)
     killed.kill()
     assert killed.wait() == -9
-    assert newest_checkpoint(tmp_path).name == "step_4"  # the end of a pass: the next order is another one
+    assert newest_checkpoint(tmp_path).name == "step_4"  # in the middle of the second pass
     assert not (tmp_path / "metrics.json").exists()
     (tmp_path / "checkpoints" / "draft").mkdir(exist_ok=True)  # as if the kill had come while saving
     resumed = run(*command, "--resume")
@@ -63,7 +63,7 @@ def test_two_processes_and_parts_give_the_losses_of_one(uninterrupted, tmp_path)
     done = run(sys.executable, *TWO, *SHORT, "--accumulate", "2", "--output", tmp_path)
     assert done.returncode == 0, done.stderr
     pairs = list(zip(losses(tmp_path), losses(uninterrupted), strict=True))
-    assert [ours["step"] for ours, _ in pairs] == [1, 2, 3, 4, 5, 6]
+    assert [ours["step"] for ours, _ in pairs] == [1, 2, 3, 4, 5, 6, 7]
     assert all(ours["loss"] == pytest.approx(theirs["loss"], abs=1e-3) for ours, theirs in pairs)
     two, one = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path, uninterrupted))
     assert (two["processes"], one["processes"]) == (2, 1)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SEED, MAX_LENGTH, FROZEN_LAYERS = 42, 32, 3
-LORA = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
+LORA = {"r": 8, "lora_alpha": 32, "target_modules": "all-linear"}
 WRITES = ("losses.jsonl", "settings.json", "metrics.json", "checkpoints", "model")
 MAY_CHANGE = ("output", "resume", "cpu", "checkpoint_every")  # between a run and its --resume
 
@@ -45,7 +45,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=32, help="of the optimizer; passes over the reviews as needed")
     parser.add_argument("--batch-size", type=int, default=16, help="reviews in each step, over all processes")
     parser.add_argument("--accumulate", type=int, default=1, help="parts in which a step takes its reviews")
-    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--learning-rate", type=float, help="by default 3e-4, with --lora 1e-3")
     parser.add_argument("--lora", action="store_true", help="train a small adapter instead of the layers themselves")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--checkpoint-every", type=int, default=8, help="steps")
@@ -53,6 +53,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cpu", action="store_true", help="also where there is a GPU")
     parser.add_argument("--output", type=Path, required=True, help="folder; replaces what an earlier run has written")
     options = parser.parse_args(arguments)
+    if options.learning_rate is None:
+        options.learning_rate = 1e-3 if options.lora else 3e-4
     for name in ("train_size", "steps", "batch_size", "accumulate", "checkpoint_every", "learning_rate"):
         if getattr(options, name) <= 0:
             fail(f"--{name.replace('_', '-')} is {getattr(options, name)}: it must be more than 0.")
