@@ -14,7 +14,7 @@ BEGIN ?= 09:00
 PY := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup workshop test lab doctor slides timetable format outputs evaluate clean
+.PHONY: help setup workshop test lab doctor bundle slides timetable format outputs evaluate clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*##/ { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ lab: setup ## open JupyterLab at the first notebook
 
 doctor: setup ## is this machine ready for the workshop?
 	@$(PY) -m utils.doctor
+
+bundle: setup ## one archive that installs without a network: the repository and every package, for this system
+	@$(PY) -m utils.bundle --torch-index "$(TORCH_INDEX)"
 
 slides: setup ## decks for presenting, in build/slides; they need no network
 	@$(PY) -m utils.instructor slides

@@ -81,10 +81,10 @@ def build(name: str, folder: Path) -> None:
             vocab_size=30_522, dim=32, n_layers=2, n_heads=4, hidden_dim=37, **_labels(["NEGATIVE", "POSITIVE"])
         )
         model = tf.DistilBertForSequenceClassification(config)
-    elif name == "qa":
+    elif name in ("qa", "mask"):
         tokenizer = byte_pairs(tf.RobertaTokenizer, roberta)
         config = tf.RobertaConfig(**SIZE, **SPECIAL, vocab_size=len(tokenizer), max_position_embeddings=514)
-        model = tf.RobertaForQuestionAnswering(config)
+        model = (tf.RobertaForQuestionAnswering if name == "qa" else tf.RobertaForMaskedLM)(config)
     elif name == "nli":
         tokenizer = unigrams(tf.DebertaV2Tokenizer, deberta)
         config = tf.DebertaV2Config(

@@ -7,6 +7,8 @@ import hashlib
 import http.client
 import importlib
 import os
+import pathlib
+import platform
 import re
 import shutil
 import subprocess
@@ -107,6 +109,30 @@ def reachable(url):
     return True
 
 
+def wants_cpu_torch(index):
+    """Whether to take PyTorch from `index`: plain `torch` brings gigabytes of CUDA packages on Linux, of no use without a GPU."""
+    return bool(index) and sys.platform == "linux" and not shutil.which("nvidia-smi") and reachable(index)
+
+
+def this_machine():
+    """What wheels must fit: Python, system and processor."""
+    return "Python {}.{} on {} {}".format(*sys.version_info[:2], platform.system(), platform.machine())
+
+
+def use_bundled_wheels():
+    """In an unpacked `make bundle`: install from its folder `wheels`, and from nowhere else. Returns whether it is one."""
+    folder = os.path.join(ROOT, "wheels")
+    if not os.path.isdir(folder):
+        return False
+    with open(os.path.join(folder, "made-for.txt"), encoding="utf-8") as file:
+        fits = file.read()
+    if fits != this_machine():
+        stop("The packages in wheels/ are for {}, this is {}. Ask for another bundle.".format(fits, this_machine()))
+    os.environ["PIP_NO_INDEX"] = "1"
+    os.environ["PIP_FIND_LINKS"] = pathlib.Path(folder).as_uri()  # pip splits plain paths at spaces
+    return True
+
+
 def main():
     """`install.py VENV [TORCH_INDEX]`: create the virtual environment and install the tested closure into it."""
     if len(sys.argv) < 2:
@@ -126,6 +152,7 @@ def main():
     free = shutil.disk_usage(ROOT).free / 1e9
     if free < NEEDED_GB:
         stop("Only {:.1f} GB are free on this disk: the packages need about {} GB. Free some.".format(free, NEEDED_GB))
+    bundled = use_bundled_wheels()
     print("Setting up {} (about 3 minutes, once) …".format(venv))
     python, log_file = python_in(venv), os.path.join(venv, "install.log")
     try:
@@ -138,12 +165,13 @@ def main():
     except OSError as error:
         stop("{} cannot be written: {}.".format(venv, error.strerror))
     constraints = ["--constraint", os.path.join(ROOT, "constraints.txt")]
-    # plain `torch` brings gigabytes of CUDA packages on Linux, of no use without a GPU
-    if torch_index and sys.platform == "linux" and not shutil.which("nvidia-smi") and reachable(torch_index):
+    if not bundled and wants_cpu_torch(torch_index):
         pip(python, log_file, *constraints, "--no-deps", "--index-url", torch_index, "torch")
     pip(python, log_file, *constraints, "--requirement", os.path.join(ROOT, "requirements.txt"))
     with open(stamp, "w") as file:
         file.write(wanted)
+    if bundled:
+        print("Ready. Next: make lab, or {} -m jupyter lab".format(python))
 
 
 def unmet():

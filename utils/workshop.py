@@ -37,6 +37,8 @@ QUIET = {
     # idle OpenMP threads that spin cost up to 10 times the speed where cores are shared
     "OMP_WAIT_POLICY": "passive",
     "GOMP_SPINCOUNT": "0",
+    # NumPy's matrices are small here (PyTorch computes the large ones): on two threads scikit-learn took 25 times the CPU
+    "OPENBLAS_NUM_THREADS": "1",
 }
 # without these, every load waits 46 seconds for a Hub that a broken wifi cannot reach
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}

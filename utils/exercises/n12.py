@@ -1,6 +1,9 @@
-"""Exercises of notebook 12: what a demo shows, what a server refuses, what a load test measures."""
+"""Exercises of notebook 12: what a demo shows, what a server refuses, what a load test measures, how a batch is collected."""
 
 import math
+import queue
+import threading
+import time
 
 from utils.exercises import Exercise, Hint, call
 
@@ -26,6 +29,18 @@ def problem(text):
 def requests_per_second(finished):
     """Throughput of a load test, from the times (in seconds, since its start) at which its requests were answered."""
     return len(finished) / max(finished)
+
+
+def collect(waiting, max_batch, timeout):
+    """The next batch of a queue: complete when it has `max_batch` requests, or `timeout` seconds after its first one."""
+    batch = [waiting.get()]
+    end = time.monotonic() + timeout
+    while len(batch) < max_batch:
+        try:
+            batch.append(waiting.get(timeout=max(0, end - time.monotonic())))
+        except queue.Empty:
+            break
+    return batch
 
 
 def _test_scores(answer):
@@ -84,6 +99,85 @@ def _test_throughput(answer):
         raise Hint(f"For {finished} it is {expected} requests per second, yours is {result:.3f}.")
 
 
+def _collected(answer, now, later, max_batch, timeout):
+    """What an answer collects from a queue with the requests `now`, into which `later` [(seconds, request)] come."""
+    waiting = queue.Queue()
+    for request in now:
+        waiting.put(request)
+    timers = [threading.Timer(seconds, waiting.put, [request]) for seconds, request in later]
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
+    try:
+        result = call(answer, waiting, max_batch, timeout)
+    except Hint as hint:
+        if "Empty" in str(hint):
+            raise Hint(
+                "The queue raises queue.Empty when nothing came in time: catch it, and return the batch."
+            ) from None
+        raise
+    finally:
+        for timer in timers:
+            timer.cancel()
+    if not isinstance(result, list):
+        raise Hint(f"Return a list of requests, not a {type(result).__name__}.")
+    return result
+
+
+def _test_collect(answer):
+    twenty = [f"request {number}" for number in range(20)]
+    late = [(1.0, "late")] * 16
+    result = _collected(answer, twenty, [], 16, 0.05)
+    if len(result) > 16:
+        raise Hint("A batch has at most max_batch requests: stop when it is full.")
+    if len(result) < 16:
+        raise Hint(f"With 20 requests waiting, a batch of 16 is possible; yours has {len(result)}.")
+    if result != twenty[:16]:
+        raise Hint("The batch should hold the first 16 requests, in the order in which they came.")
+    if _collected(answer, twenty[:4], late, 16, 0.05) != twenty[:4]:
+        raise Hint("Do not wait for a full batch: when the timeout is over, go with what is there.")
+    if _collected(answer, [], [(0.2, "first"), *late], 16, 0.05)[:1] != ["first"]:
+        raise Hint("An empty batch is of no use: wait for the first request as long as it takes.")
+    if _collected(answer, ["first"], [(0.05, "second")], 2, 2.0) != ["first", "second"]:
+        raise Hint("A second request came 0.05 s after the first, within the timeout: it belongs to the batch.")
+    slow = [(0.02 * number, f"request {number}") for number in range(1, 26)]
+    if len(_collected(answer, ["first"], slow, 100, 0.15)) > 18:
+        raise Hint(
+            "Count the timeout from the first request, not anew from each: else a steady stream is never answered."
+        )
+
+
+def _full_batches_only(waiting, max_batch, timeout):
+    return [waiting.get() for _ in range(max_batch)]
+
+
+def _never_waits(waiting, max_batch, timeout):
+    batch = [waiting.get()]
+    while len(batch) < max_batch and not waiting.empty():
+        batch.append(waiting.get())
+    return batch
+
+
+def _waits_anew(waiting, max_batch, timeout):
+    batch = [waiting.get()]
+    while len(batch) < max_batch:
+        try:
+            batch.append(waiting.get(timeout=timeout))
+        except queue.Empty:
+            break
+    return batch
+
+
+def _returns_nothing(waiting, max_batch, timeout):
+    batch, end = [], time.monotonic() + timeout
+    while len(batch) < max_batch:
+        try:
+            batch.append(waiting.get(timeout=max(0, end - time.monotonic())))
+        except queue.Empty:
+            break
+    return batch
+
+
 EXERCISES = {
     "12.1": Exercise(
         title="what the demo shows",
@@ -120,6 +214,25 @@ EXERCISES = {
             (lambda finished: len(finished) / sum(finished), "overlap"),
             (lambda finished: max(finished) / len(finished), "turn the fraction"),
             (lambda finished: len(finished) / finished[-1], "max()"),
+        ],
+    ),
+    "12.4": Exercise(
+        title="collecting a batch",
+        reference=collect,
+        test=_test_collect,
+        hint="Begin with batch = [waiting.get()], note when the time is over, then go on with waiting.get(timeout=…).",
+        mistakes=[
+            (lambda waiting, max_batch, timeout: [waiting.get() for _ in range(waiting.qsize())], "at most max_batch"),
+            (_full_batches_only, "full batch"),
+            (_never_waits, "belongs to the batch"),
+            (_waits_anew, "from the first request"),
+            (_returns_nothing, "as long as it takes"),
+            (lambda waiting, max_batch, timeout: waiting.get(), "a list"),
+            (lambda waiting, max_batch, timeout: [waiting.get()], "yours has 1"),
+            (
+                lambda waiting, max_batch, timeout: [waiting.get(timeout=timeout) for _ in range(max_batch)],
+                "queue.Empty",
+            ),
         ],
     ),
 }

@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from utils.catalog import DATA, checkpoint
 from utils.notebooks import replace_between
-from utils.recipes import audio, coder, ner, nli, parallel, qa, reranker, reviews, sentiment, vision
+from utils.recipes import audio, coder, mask, ner, nli, parallel, qa, reranker, reviews, sentiment, vision
 from utils.recipes.files import read_lines
 from utils.recipes.training import Result, embed, logits
 from utils.workshop import seed_everything
@@ -83,7 +83,7 @@ MEASURES: dict[str, Callable[[str, Path | None], list[Result]]] = {
     "minilm": encoder_results,
     "reviews-base": encoder_results,
     "reviews-stars": star_results,
-    **{recipe.NAME: recipe.results for recipe in (audio, coder, ner, nli, qa, reranker, sentiment, vision)},
+    **{recipe.NAME: recipe.results for recipe in (audio, coder, mask, ner, nli, qa, reranker, sentiment, vision)},
 }
 
 

@@ -26,8 +26,8 @@ from utils.recipes.training import Result, fit, options, save_difference
 
 NAME = "table"
 OPERATIONS = ["NONE", "SUM", "AVERAGE", "COUNT"]
-COMPOSED = 7_000
-RANK = 32
+SMALL, SMALL_ROWS, COMPOSED = 6_400, 5, 6_400
+RANK = 64
 MAX_LENGTH = 256
 Example = tuple[pd.DataFrame, str, list[tuple[int, int]], int]  # table, question, cells (row, column), operation
 
@@ -336,7 +336,7 @@ def config_for(base: str) -> TapasConfig:
         attention_probs_dropout_prob=0.0,
         # segments, columns, rows, earlier answers, ranks, ranks from below, relations to numbers in the question
         type_vocab_sizes=[3, 32, 128, 2, 128, 128, 10],
-        reset_position_index_per_cell=True,
+        reset_position_index_per_cell=False,  # the base already sees who is near: cells of a row, in running text
         select_one_column=True,
         allow_empty_column_selection=False,
         num_aggregation_labels=len(OPERATIONS),
@@ -367,25 +367,36 @@ def main() -> None:
     encoder = BertModel.from_pretrained(base)
     state = {k: v for k, v in encoder.state_dict().items() if "token_type" not in k and "position_ids" not in k}
     model.tapas.load_state_dict(state, strict=False)
-    with torch.no_grad():  # the other new embeddings begin small and random
-        model.tapas.embeddings.token_type_embeddings_0.weight[:2] = encoder.embeddings.token_type_embeddings.weight
-    model.tapas.embeddings.word_embeddings.requires_grad_(False)
-    model.tapas.embeddings.position_embeddings.requires_grad_(False)
+    embeddings = model.tapas.embeddings
+    with torch.no_grad():  # the others begin at random, and as large as words: smaller, a row is hard to see
+        embeddings.token_type_embeddings_0.weight[:2] = encoder.embeddings.token_type_embeddings.weight
+        for number in (1, 2, 4, 5):
+            getattr(embeddings, f"token_type_embeddings_{number}").weight[1:].normal_(0, 0.05)
+    embeddings.word_embeddings.requires_grad_(False)
+    embeddings.position_embeddings.requires_grad_(False)
     generator = random.Random(0)
-    examples = own("train") * 6 + [compose(generator) for _ in range(COMPOSED)]
-    rows = [features(tokenizer, *example) for example in tqdm(examples, desc="tables")]
-    print(f"{len(rows):,} questions")
 
     def collate(batch: list[dict]) -> dict:
         keys = [key for key in batch[0] if key != "aggregation_labels"]
         padded = {key: pad_sequence([row[key] for row in batch], batch_first=True) for key in keys}
         return padded | {"aggregation_labels": torch.tensor([row["aggregation_labels"] for row in batch])}
 
-    new = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("tapas.encoder.")]
-    optimizer = torch.optim.AdamW(
-        [{"params": model.tapas.encoder.parameters(), "lr": 1e-4}, {"params": new, "lr": 1e-3}], weight_decay=0.01
-    )
-    fit(model, rows, collate, NAME, epochs=3, learning_rate=1e-4, batch_size=32, optimizer=optimizer)
+    def train(examples: list[Example], stage: str, epochs: int) -> None:
+        rows = [features(tokenizer, *example) for example in tqdm(examples, desc="tables")]
+        print(f"{stage}: {len(rows):,} questions")
+        new = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("tapas.encoder.")]
+        optimizer = torch.optim.AdamW(
+            [{"params": model.tapas.encoder.parameters(), "lr": 3e-4}, {"params": new, "lr": 1e-3}], weight_decay=0.01
+        )
+        fit(model, rows, collate, stage, epochs=epochs, learning_rate=3e-4, batch_size=32, optimizer=optimizer)
+
+    # small tables first: about 300 steps pass before the model sees rows, and these are cheap
+    small: list[Example] = []
+    while len(small) < SMALL:
+        example = compose(generator)
+        small += [example] if len(example[0]) <= SMALL_ROWS else []
+    train(small, f"{NAME}-small", epochs=2)
+    train(own("train") * 6 + [compose(generator) for _ in range(COMPOSED)], NAME, epochs=3)
     save_difference(model, base, arguments.output, RANK)
     tokenizer.save_pretrained(arguments.output)
     (arguments.output / "vocab.txt").unlink()  # the base's
