@@ -23,13 +23,13 @@ def rollout(attentions):
     return flow
 
 
-def cell_probabilities(logits, rows, columns):
-    """The mean probability of the tokens of each cell: {(row, column): probability}, counted from 0."""
-    tokens = {}
-    for logit, row, column in zip(logits, rows, columns, strict=True):
-        if row > 0 and column > 0:
-            tokens.setdefault((row - 1, column - 1), []).append(1 / (1 + math.exp(-logit)))
-    return {cell: sum(values) / len(values) for cell, values in tokens.items()}
+def addresses(header, rows, tokenize):
+    """(token, column, row) of every token of a table in reading order; the header is row 0, columns count from 1."""
+    found = []
+    for row, line in enumerate([header, *rows]):
+        for column, cell in enumerate(line, start=1):
+            found += [(token, column, row) for token in tokenize(cell)]
+    return found
 
 
 def contrastive_loss(similarities):
@@ -119,33 +119,29 @@ def _chain(matrices):
     return flow
 
 
-def _test_cells(answer):
-    logits = [9.0, 9.0, 5.0, 0.0, 4.0, -1.0, 0.5]
-    rows, columns = [0, 0, 0, 1, 1, 1, 2], [0, 0, 1, 1, 1, 2, 1]
-    expected = cell_probabilities(logits, rows, columns)
-    result = call(answer, list(logits), list(rows), list(columns))
-    if not isinstance(result, dict):
-        raise Hint("Return a dictionary: {(row, column): probability}.")
-    if any(not isinstance(key, tuple) or len(key) != 2 for key in result):
-        raise Hint("The keys must be pairs (row, column).")
-    result = {tuple(map(int, key)): float(value) for key, value in result.items()}
-    if set(result) == {(r + 1, c + 1) for r, c in expected}:
-        raise Hint("The model counts rows and columns from 1, your cells must be counted from 0: subtract 1.")
-    if any(min(key) < 0 for key in result) or ((0, 0) in result and len(result) > len(expected)):
-        raise Hint("Tokens of row 0 are the question and the header: leave them out, they are no cells.")
-    if set(result) != set(expected):
-        raise Hint(f"For that example the cells are {sorted(expected)}, yours are {sorted(result)}.")
-    if all(math.isclose(result[cell], expected[cell], abs_tol=1e-6) for cell in expected):
+def _test_addresses(answer):
+    header, rows = ["club", "gold medals"], [["north star", "12"], ["lake side", "7"]]
+    result = call(answer, list(header), [list(row) for row in rows], str.split)
+    if not isinstance(result, list):
+        raise Hint("Return a list of triples (token, column, row).")
+    if any(not isinstance(item, tuple | list) or len(item) != 3 for item in result):
+        raise Hint("Each item must be a triple (token, column, row).")
+    result, expected = [tuple(item) for item in result], addresses(header, rows, str.split)
+    if result == expected:
         return
-    if math.isclose(result[0, 0], 1 / (1 + math.exp(-2.0)), abs_tol=1e-6):
-        raise Hint("First the sigmoid of each token, then the mean: yours takes the mean of the logits first.")
-    if math.isclose(result[0, 0], 2.0, abs_tol=1e-6):
-        raise Hint("Those are logits: turn each into a probability with the sigmoid, 1 / (1 + exp(-logit)).")
-    if math.isclose(result[0, 0], 1 / (1 + math.exp(-4.0)), abs_tol=1e-6):
-        raise Hint("That is one token's probability: a cell gets the mean over all of its tokens.")
-    if sum(result.values()) <= 1 + 1e-6:
-        raise Hint("No softmax: several cells may be part of one answer, so each token gets a sigmoid of its own.")
-    raise Hint(f"Cell (0, 0) has the logits 0 and 4, so {expected[0, 0]:.3f}; yours is {result[0, 0]:.3f}.")
+    if "north star" in [item[0] for item in result]:
+        raise Hint("A cell can be several tokens: cut it with tokenize(cell), one triple for each token.")
+    if result == [(token, row, column) for token, column, row in expected]:
+        raise Hint("First the column, then the row: (token, column, row).")
+    if result == [(token, column - 1, row) for token, column, row in expected]:
+        raise Hint("Columns count from 1: 0 is kept for the question, which stands in no column.")
+    if result == [(token, column, row + 1) for token, column, row in expected]:
+        raise Hint("The header is row 0, the first row of values is row 1.")
+    if result == [item for item in expected if item[2]]:
+        raise Hint("The header is missing: its tokens are row 0.")
+    if sorted(map(str, result)) == sorted(map(str, expected)):
+        raise Hint("All addresses are right, their order is not: row by row, in each row from left to right.")
+    raise Hint(f"For a table with the header {header} and the rows {rows}, the list should begin {expected[:3]}.")
 
 
 def _test_contrastive(answer):
@@ -256,48 +252,24 @@ EXERCISES = {
         ],
     ),
     "07.3": Exercise(
-        title="the probability of a cell",
-        reference=cell_probabilities,
-        test=_test_cells,
+        title="the addresses of a table's tokens",
+        reference=addresses,
+        test=_test_addresses,
         hint=(
-            "Go through the three lists with zip(). Skip row 0 and column 0. Collect 1 / (1 + math.exp(-logit)) in a "
-            "dictionary of lists, and take the mean of each list at the end."
+            "Three loops: over [header, *rows] with enumerate(), over the cells of a line with enumerate(…, start=1), over "
+            "the tokens of a cell."
         ),
         mistakes=[
             (
-                lambda logits, rows, columns: {
-                    (r + 1, c + 1): p for (r, c), p in cell_probabilities(logits, rows, columns).items()
-                },
-                "from 1",
+                lambda h, r, t: [(cell, c, n) for n, line in enumerate([h, *r]) for c, cell in enumerate(line, 1)],
+                "several",
             ),
-            (
-                lambda logits, rows, columns: cell_probabilities(
-                    logits, [r + 1 for r in rows], [c + 1 for c in columns]
-                ),
-                "header",
-            ),
-            (
-                lambda logits, rows, columns: (
-                    {(r - 1, c - 1): x for x, r, c in zip(logits, rows, columns, strict=True) if r and c}
-                    | {(0, 0): 2.0}
-                ),
-                "logits",
-            ),
-            (
-                lambda logits, rows, columns: {
-                    (r - 1, c - 1): 1 / (1 + math.exp(-x))
-                    for x, r, c in zip(logits, rows, columns, strict=True)
-                    if r and c
-                },
-                "all of its tokens",
-            ),
-            (
-                lambda logits, rows, columns: (
-                    {(0, 0): 0.881, (0, 1): 0.27, (1, 0): 0.62} | {(0, 0): 0.8807970779778823}
-                ),
-                "then the mean",
-            ),
-            (lambda logits, rows, columns: [0.5], "dictionary"),
+            (lambda h, r, t: [(token, n, c) for token, c, n in addresses(h, r, t)], "First the column"),
+            (lambda h, r, t: [(token, c - 1, n) for token, c, n in addresses(h, r, t)], "count from 1"),
+            (lambda h, r, t: [(token, c, n + 1) for token, c, n in addresses(h, r, t)], "header is row 0"),
+            (lambda h, r, t: [item for item in addresses(h, r, t) if item[2]], "header is missing"),
+            (lambda h, r, t: sorted(addresses(h, r, t), key=lambda item: item[1]), "their order"),
+            (lambda h, r, t: dict.fromkeys(h), "list of triples"),
         ],
     ),
     "07.4": Exercise(
