@@ -111,6 +111,8 @@ def build(name: str, folder: Path) -> None:
         raise KeyError(f"no stand-in for the checkpoint {name}: describe its Hub model here")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    if name == "minilm":  # the Hub's repository has it as well; TAPAS's tokenizer reads nothing else
+        (folder / "vocab.txt").write_bytes((catalog._courier("minilm") / "vocab.txt").read_bytes())
 
 
 def fill(hub: LocalHub) -> None:
