@@ -53,7 +53,7 @@ def in_new_process(code, **environment):
 def test_every_entry_states_terms_and_checksums(kind, name, entry):
     assert entry["title"]
     assert entry["licence"] in LICENCES
-    assert all(number.isdigit() for number in entry["notebooks"])
+    assert entry["notebooks"] and all(number.isdigit() for number in entry["notebooks"])
     assert entry["sha256"]
     if "hub" in entry:
         assert entry["revision"]
