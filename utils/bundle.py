@@ -44,26 +44,15 @@ def fetch_wheels(folder: Path, torch_index: str) -> list[Path]:
     """Bring a wheel of every package in constraints.txt into `folder`; what lies there already is not fetched again."""
     folder.mkdir(parents=True, exist_ok=True)
     pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
+    options = ["--no-deps", "--wheel-dir", str(folder), "--find-links", str(folder)]  # the constraints are a closure
+    log_file = folder.with_name("wheels.log")
     if install.wants_cpu_torch(torch_index):
         torch = next(line for line in pinned if line.startswith("torch=="))
-        _wheel(folder, 1, "--index-url", torch_index, torch)
+        install.pip(sys.executable, log_file, "wheel", *options, "--index-url", torch_index, torch)
         pinned.remove(torch)
-    _wheel(folder, len(pinned), *pinned)
+    print(f"Fetching {len(pinned)} packages …")
+    install.pip(sys.executable, log_file, "wheel", *options, *pinned)
     return sorted(folder.glob("*.whl"))
-
-
-def _wheel(folder: Path, count: int, *arguments: str) -> None:
-    """`pip wheel` without dependencies (the constraints are a closure), with a bar; one line if it fails."""
-    command = [sys.executable, "-m", "pip", "wheel", "--disable-pip-version-check", "--no-deps"]
-    command += ["--wheel-dir", str(folder), "--find-links", str(folder), *arguments]
-    log = []
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
-    with tqdm(total=count, desc="packages", unit="") as bar:
-        for line in process.stdout:
-            log.append(line)
-            bar.update(line.startswith(("Collecting", "Processing", "Looking in links: ")) and bar.n < count)
-    if process.wait():
-        install.stop(install.why_pip_failed("".join(log)))
 
 
 def pack(archive: Path, wheels: list[Path]) -> str:

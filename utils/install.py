@@ -77,13 +77,13 @@ def why_pip_failed(log):
     return "pip failed: {}".format(last[-1][:200])
 
 
-def pip(python, log_file, *arguments):
-    """Run `pip install` with a line of progress; leave with one line if it fails."""
-    command = [python, "-m", "pip", "install", "--disable-pip-version-check", "--retries", "2", *arguments]
+def pip(python, log_file, command, *arguments):
+    """Run `pip install` or `pip wheel` with a line of progress; leave with one line if it fails."""
+    run = [python, "-m", "pip", command, "--disable-pip-version-check", "--retries", "2", *arguments]
     begun, count, log = time.time(), 0, []
     with open(log_file, "a", encoding="utf-8") as file:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
+            run, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
         )
         for line in process.stdout:
             file.write(line)
@@ -95,7 +95,8 @@ def pip(python, log_file, *arguments):
     if process.wait():
         stop("{}  (whole log: {})".format(why_pip_failed("".join(log)), log_file))
     installed = [line for line in log if line.startswith("Successfully installed")]
-    print("\r  {} packages in {:.0f} s".format(len("".join(installed).split()[2:]), time.time() - begun))
+    done = len("".join(installed).split()[2:]) if command == "install" else count
+    print("\r  {} packages in {:.0f} s".format(done, time.time() - begun))
 
 
 def reachable(url):
@@ -166,8 +167,8 @@ def main():
         stop("{} cannot be written: {}.".format(venv, error.strerror))
     constraints = ["--constraint", os.path.join(ROOT, "constraints.txt")]
     if not bundled and wants_cpu_torch(torch_index):
-        pip(python, log_file, *constraints, "--no-deps", "--index-url", torch_index, "torch")
-    pip(python, log_file, *constraints, "--requirement", os.path.join(ROOT, "requirements.txt"))
+        pip(python, log_file, "install", *constraints, "--no-deps", "--index-url", torch_index, "torch")
+    pip(python, log_file, "install", *constraints, "--requirement", os.path.join(ROOT, "requirements.txt"))
     with open(stamp, "w") as file:
         file.write(wanted)
     if bundled:

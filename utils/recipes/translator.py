@@ -1,6 +1,6 @@
 """The checkpoint `translator`: English to German, an encoder-decoder trained from scratch.
 
-    python -m utils.recipes.translator --data FOLDER        # two hours on one CPU core, five minutes on a GPU
+    python -m utils.recipes.translator --data FOLDER        # an hour on one CPU core
     pip install sacrebleu                                   # to measure it
 
 Trained on text written for this workshop (letters, reviews, everyday sentences), Tatoeba (CC BY 2.0 FR), the first rows of
