@@ -19,7 +19,6 @@ from utils.local_hub import File, LocalHub
 from utils.recipes import reviews
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 37}
-SPECIAL = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 TAGS = ["O", "B-MISC", "I-MISC", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 
 
@@ -61,38 +60,30 @@ def build(name: str, folder: Path) -> None:
     """Write the stand-in for the catalog's checkpoint `name` to `folder`."""
     torch.manual_seed(0)
     roberta = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    deberta = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+    albert = ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"]
     bert = {"vocab_size": 30_522, **SIZE}
-    stars = _labels(["1 star", *(f"{number} stars" for number in range(2, 6))])
-    if name in ("minilm", "reviews-stars", "ner", "reranker"):
+    if name in ("minilm", "qa", "nli", "reranker"):
         tokenizer = word_pieces()
         model = {
             "minilm": lambda: tf.BertModel(tf.BertConfig(**bert)),
-            "reviews-stars": lambda: tf.BertForSequenceClassification(tf.BertConfig(**bert, **stars)),
-            "ner": lambda: tf.BertForTokenClassification(tf.BertConfig(**bert, **_labels(TAGS))),
+            "qa": lambda: tf.BertForQuestionAnswering(tf.BertConfig(**bert)),
+            "nli": lambda: tf.BertForSequenceClassification(
+                tf.BertConfig(**bert, **_labels(["entailment", "not_entailment"]))
+            ),
             "reranker": lambda: tf.BertForSequenceClassification(tf.BertConfig(**bert, **_labels(["LABEL_0"]))),
         }[name]()
     elif name == "reviews-base":
         tokenizer = unigrams(tf.XLMRobertaTokenizer, roberta)
         model = tf.BertModel(tf.BertConfig(**SIZE, vocab_size=len(tokenizer), pad_token_id=1))
-    elif name == "sentiment":
+    elif name in ("sentiment", "ner"):
         tokenizer = word_pieces()
-        config = tf.DistilBertConfig(
-            vocab_size=30_522, dim=32, n_layers=2, n_heads=4, hidden_dim=37, **_labels(["NEGATIVE", "POSITIVE"])
-        )
-        model = tf.DistilBertForSequenceClassification(config)
-    elif name in ("qa", "mask"):
-        tokenizer = byte_pairs(tf.RobertaTokenizer, roberta)
-        config = tf.RobertaConfig(**SIZE, **SPECIAL, vocab_size=len(tokenizer), max_position_embeddings=514)
-        model = (tf.RobertaForQuestionAnswering if name == "qa" else tf.RobertaForMaskedLM)(config)
-    elif name == "nli":
-        tokenizer = unigrams(tf.DebertaV2Tokenizer, deberta)
-        config = tf.DebertaV2Config(
-            **SIZE, vocab_size=len(tokenizer), relative_attention=True, position_buckets=32, max_relative_positions=-1,
-            pos_att_type=["p2c", "c2p"], norm_rel_ebd="layer_norm", share_att_key=True,
-            **_labels(["contradiction", "entailment", "neutral"]),
-        )  # fmt: skip
-        model = tf.DebertaV2ForSequenceClassification(config)
+        labels = _labels(["NEGATIVE", "POSITIVE"] if name == "sentiment" else TAGS)
+        config = tf.DistilBertConfig(vocab_size=30_522, dim=32, n_layers=2, n_heads=4, hidden_dim=37, **labels)
+        kind = "SequenceClassification" if name == "sentiment" else "TokenClassification"
+        model = getattr(tf, f"DistilBertFor{kind}")(config)
+    elif name == "mask":
+        tokenizer = unigrams(tf.AlbertTokenizer, albert)
+        model = tf.AlbertForMaskedLM(tf.AlbertConfig(**SIZE, embedding_size=16, vocab_size=len(tokenizer)))
     elif name == "coder":
         tokenizer = byte_pairs(tf.GPT2Tokenizer, ["<|endoftext|>"])
         config = tf.LlamaConfig(
@@ -103,10 +94,11 @@ def build(name: str, folder: Path) -> None:
         tokenizer = tf.ViTImageProcessor(size={"height": 32, "width": 32})
         names = _labels([f"thing {number}" for number in range(1_000)])
         model = tf.ViTForImageClassification(tf.ViTConfig(**SIZE, image_size=32, patch_size=16, **names))
-    elif name == "audio":
-        tokenizer = tf.ASTFeatureExtractor(max_length=128, num_mel_bins=32)
-        names = _labels([f"sound {number}" for number in range(527)])
-        model = tf.ASTForAudioClassification(tf.ASTConfig(**SIZE, max_length=128, num_mel_bins=32, **names))
+    elif name == "clip":
+        vocabulary = byte_pairs(tf.CLIPTokenizer, ["<|startoftext|>", "<|endoftext|>"])
+        tokenizer = tf.CLIPProcessor(tf.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32), vocabulary)
+        text = SIZE | {"vocab_size": len(vocabulary), "bos_token_id": 0, "eos_token_id": 1}
+        model = tf.CLIPModel(tf.CLIPConfig(text_config=text, vision_config=SIZE | {"image_size": 32, "patch_size": 16}))
     else:
         raise KeyError(f"no stand-in for the checkpoint {name}: describe its Hub model here")
     model.save_pretrained(folder)
@@ -115,9 +107,18 @@ def build(name: str, folder: Path) -> None:
         (folder / "vocab.txt").write_bytes((catalog._courier("minilm") / "vocab.txt").read_bytes())
 
 
+def pin(hub: LocalHub, repo: str, revision: str) -> None:
+    """Give the head of a repository the hash that the catalog pins: over the Hub's API, nobody can choose a hash."""
+    commits = hub.store.repo("model", repo) / "commits"
+    head = json.loads((commits / f"{hub.store.commit_at('model', repo)['oid']}.json").read_text())
+    (commits / f"{revision}.json").write_text(json.dumps(head | {"oid": revision}))
+
+
 def fill(hub: LocalHub) -> None:
     """Put a stand-in under the Hub id of every checkpoint."""
     for name, entry in catalog.entries()["checkpoint"].items():
+        if "hub" not in entry:
+            continue
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             build(name, folder)
@@ -128,6 +129,7 @@ def fill(hub: LocalHub) -> None:
                 added[file.relative_to(folder).as_posix()] = hub.store.add(file.read_bytes())
             hub.store.create("model", entry["hub"])
             hub.store.commit("model", entry["hub"], "main", lambda files, new=added: files.update(new), "fill", "tests")
+            pin(hub, entry["hub"], entry["revision"])
 
 
 if __name__ == "__main__":

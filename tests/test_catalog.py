@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,9 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import CommitOperationAdd, HfApi
 from safetensors.numpy import load_file, save_file
 
+from tests import hub_models
 from utils import WorkshopError, catalog
+from utils.local_hub import LocalHub
 from utils.recipes import seal
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,10 +58,11 @@ def test_every_entry_states_terms_and_checksums(kind, name, entry):
     assert entry["title"]
     assert entry["licence"] in LICENCES
     assert entry["notebooks"] and all(number.isdigit() for number in entry["notebooks"])
-    assert entry["sha256"]
+    assert entry.get("sha256") or "path" not in entry
     if "hub" in entry:
-        assert entry["revision"]
-    if "package" not in entry:
+        assert len(entry["revision"]) == 40 and int(entry["revision"], 16)  # a commit: a branch would move
+        assert entry["hub_licence"] in LICENCES
+    if "package" not in entry and "path" in entry:
         card = (ROOT / "data" / entry["path"] / "README.md").read_text(encoding="utf-8")
         # the Hub knows "license: other" with a name for what is not on its list
         assert f"license: {entry['licence']}\n" in card or f"license_name: {entry['licence']}\n" in card
@@ -97,9 +102,54 @@ def test_a_wrong_source_is_named(monkeypatch):
         catalog.checkpoint("minilm")
 
 
-def test_hub_mode_gives_hub_ids(monkeypatch):
+def test_hub_mode_downloads_the_pinned_revision_without_pickle(tmp_path):
+    entry = catalog.entries()["checkpoint"]["mask"]
+    with LocalHub(tmp_path / "hub") as hub:
+        api = HfApi(endpoint=hub.url, token=hub.token("admin"))
+        api.create_repo(entry["hub"])
+        files = {
+            "config.json": b"{}",
+            "model.safetensors": b"pinned",
+            "pytorch_model.bin": b"x",
+            "onnx/config.json": b"{}",
+        }
+        operations = [CommitOperationAdd(path, content) for path, content in files.items()]
+        api.create_commit(entry["hub"], operations, commit_message="first")
+        hub_models.pin(hub, entry["hub"], entry["revision"])
+        newer = [CommitOperationAdd("model.safetensors", b"newer")]
+        api.create_commit(entry["hub"], newer, commit_message="second")
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+        code = (
+            "from pathlib import Path; from utils import catalog; folder = Path(catalog.checkpoint('mask')); "
+            "print(sorted(p.name for p in folder.iterdir()), (folder / 'model.safetensors').read_text())"
+        )
+        command = [sys.executable, "-c", code]
+        environment |= hub.environment(tmp_path / "home") | {"WORKSHOP_SOURCE": "hub"}
+        got = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert got.stdout.strip() == "['config.json', 'model.safetensors'] pinned", got.stderr
+
+
+def test_a_hub_without_the_model_is_one_line(tmp_path):
+    with LocalHub(tmp_path / "hub") as hub:
+        code = "from utils import catalog, WorkshopError\ntry: catalog.checkpoint('mask')\nexcept WorkshopError as e: print(e)"
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+        environment |= hub.environment(tmp_path / "home") | {"WORKSHOP_SOURCE": "hub"}
+        got = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert re.fullmatch(r'"mask" \(.*\) could not be downloaded: .* The embedded models need no Hub: .*\n', got.stdout)
+
+
+def test_what_has_no_counterpart_on_the_hub_stays_embedded(monkeypatch):
     monkeypatch.setenv("WORKSHOP_SOURCE", "hub")
-    assert catalog.checkpoint("minilm") == "sentence-transformers/all-MiniLM-L6-v2"
+    assert Path(catalog.checkpoint("audio")).is_dir()
+
+
+def test_what_is_on_the_hub_only_says_so():
+    with pytest.raises(WorkshopError, match='"clip" is on the Hub only .*source="hub"'):
+        catalog.checkpoint("clip")
+
+
+def test_the_collection_on_the_hub_is_small():
+    assert sum(entry.get("hub_mb", 0) for entry in catalog.entries()["checkpoint"].values()) <= 2_147  # 2 GiB
 
 
 def test_corpus_has_its_splits_and_columns():

@@ -30,7 +30,8 @@ def test_a_checkpoint_is_as_good_as_its_card_says(name):
 
 
 def test_every_checkpoint_is_measured():
-    assert set(evaluate.MEASURES) == set(catalog.entries()["checkpoint"])
+    embedded = {name for name, entry in catalog.entries()["checkpoint"].items() if "path" in entry}
+    assert set(evaluate.MEASURES) == embedded
 
 
 def test_pipelines_load_them():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import fnmatch
 import functools
 import hashlib
 import http.client
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 DATA = Path(__file__).resolve().parent.parent / "data"
 SOURCES = ("embedded", "hub")
 WEIGHTS = "model.safetensors"
+NEEDED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.spm")  # of a Hub repository's top folder
 WITH_POOLER = ("Model", "ForSequenceClassification", "TapasForQuestionAnswering")
 STALE_SECONDS = 3600  # a half-made merge older than this was left by a process that was killed
 
@@ -58,14 +60,17 @@ def source() -> str:
 
 
 def checkpoint(name: str) -> str:
-    """The checkpoint called `name`, as a string for `from_pretrained`: a local folder or a Hub id (notebook 00).
+    """The checkpoint called `name`, as a string for `from_pretrained`: a folder with its files (notebook 00).
+
+    In hub mode they are downloaded, once, at the revision that the catalog pins; what has no counterpart on the Hub that is
+    small, open and licensed stays embedded.
 
     Raises:
-        WorkshopError: the name is unknown, a file is missing or damaged, or the cache cannot be written.
+        WorkshopError: the name is unknown, a file is missing or damaged, the cache cannot be written, or the Hub does not
+            give the files.
     """
-    entry = _entry("checkpoint", name)
-    if source() == "hub":
-        return entry["hub"]
+    if source() == "hub" and "hub" in _entry("checkpoint", name):
+        return _download(name)
     return str(_folder(name))
 
 
@@ -146,9 +151,30 @@ def _folder(name: str) -> Path:
         return _courier(name)
     if "base" in entry:
         return _merged(name)
+    if "path" not in entry:
+        raise WorkshopError(f'"{name}" is on the Hub only ({entry["hub"]}): source="hub" in the first cell.')
     folder = DATA / entry["path"]
     _verify(name, folder, entry["sha256"])
     return folder
+
+
+@functools.cache
+def _download(name: str) -> str:
+    """The folder of a Hub model in the cache of huggingface_hub: weights as safetensors, configs, tokenizer, card, nothing else."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    entry = _entry("checkpoint", name)
+    try:
+        return snapshot_download(
+            entry["hub"], revision=entry["revision"], allow_patterns=[*NEEDED, "README.md"], ignore_patterns="*/*"
+        )
+    except (HfHubHTTPError, OSError) as error:  # no answer, no such file, no space
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise WorkshopError(
+            f'"{name}" ({entry["hub"]}) could not be downloaded: {reason} '
+            'The embedded models need no Hub: source="embedded" in the first cell.'
+        ) from error
 
 
 @functools.cache
@@ -336,6 +362,8 @@ def verify(endpoint: str | None = None) -> dict[str, Any]:
 
     api, report = HfApi(endpoint=endpoint, token=False), {}
     for name, entry in entries()["checkpoint"].items():
+        if "hub" not in entry:
+            continue
         row: dict[str, Any] = {"id": entry["hub"], "revision": entry["revision"], "problems": []}
         report[name], problems = row, row["problems"]
         try:
@@ -354,11 +382,7 @@ def verify(endpoint: str | None = None) -> dict[str, Any]:
             continue
         files = {file.rfilename: file.size or 0 for file in info.siblings}
         row["sha"], row["licence"] = info.sha, (info.card_data or {}).get("license")
-        needed = [
-            file
-            for file in files
-            if "/" not in file and file.endswith((".safetensors", ".json", ".txt", ".model", ".spm"))
-        ]
+        needed = [file for file in files if "/" not in file and any(fnmatch.fnmatch(file, like) for like in NEEDED)]
         row["mb"] = round(sum(files[file] for file in needed) / 1e6, 1)
         if info.gated:
             problems.append(f"gated ({info.gated}): needs an account and consent")

@@ -17,7 +17,7 @@ def sealed_catalog() -> str:
     text = (DATA / "catalog.toml").read_text(encoding="utf-8")
     for kind, patterns in PATTERNS.items():
         for name, entry in entries()[kind].items():
-            if "package" in entry:
+            if "package" in entry or "path" not in entry:
                 continue  # not ours to change
             folder = DATA / entry["path"]
             files = sorted(file for pattern in patterns for file in folder.glob(pattern))
