@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from utils import catalog
 from utils.local_hub import File, LocalHub
-from utils.recipes import reviews
+from utils.recipes import protein, reviews
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 37}
 TAGS = ["O", "B-MISC", "I-MISC", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
@@ -94,6 +94,21 @@ def build(name: str, folder: Path) -> None:
         tokenizer = tf.ViTImageProcessor(size={"height": 32, "width": 32})
         names = _labels([f"thing {number}" for number in range(1_000)])
         model = tf.ViTForImageClassification(tf.ViTConfig(**SIZE, image_size=32, patch_size=16, **names))
+    elif name == "protein":
+        vocabulary = folder / "vocab.txt"
+        vocabulary.write_text("\n".join(protein.VOCABULARY), encoding="utf-8")
+        tokenizer = tf.EsmTokenizer(str(vocabulary))
+        config = tf.EsmConfig(
+            **SIZE, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id,
+            mask_token_id=tokenizer.mask_token_id, position_embedding_type="rotary",
+        )  # fmt: skip
+        model = tf.EsmForMaskedLM(config)
+    elif name == "t5":
+        tokenizer = unigrams(tf.T5Tokenizer, ["<pad>", "</s>", "<unk>"])
+        config = tf.T5Config(
+            d_model=32, d_kv=8, d_ff=37, num_layers=2, num_heads=4, vocab_size=len(tokenizer), decoder_start_token_id=0
+        )
+        model = tf.T5ForConditionalGeneration(config)
     elif name == "clip":
         vocabulary = byte_pairs(tf.CLIPTokenizer, ["<|startoftext|>", "<|endoftext|>"])
         tokenizer = tf.CLIPProcessor(tf.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32), vocabulary)

@@ -7,7 +7,7 @@ import pytest
 from transformers import pipeline
 
 from utils import catalog
-from utils.recipes import audio, coder, evaluate, ner, vision
+from utils.recipes import audio, coder, evaluate, ner, translator, vision
 
 FLOORS = {  # name: (which of its results, the least that it must reach)
     "sentiment": (0, 88),
@@ -16,6 +16,7 @@ FLOORS = {  # name: (which of its results, the least that it must reach)
     "nli": (0, 62),
     "reranker": (0, 66),
     "mask": (1, 38),
+    "protein": (0, 25),
     "vision": (0, 95),
     "audio": (0, 95),
     "coder": (0, 60),
@@ -31,7 +32,16 @@ def test_a_checkpoint_is_as_good_as_its_card_says(name):
 
 def test_every_checkpoint_is_measured():
     embedded = {name for name, entry in catalog.entries()["checkpoint"].items() if "path" in entry}
-    assert set(evaluate.MEASURES) == embedded
+    assert set(evaluate.MEASURES) == embedded | {"summarizer"}  # which selects sentences with minilm
+
+
+def test_the_translator_translates_everyday_sentences():
+    pairs = {
+        "The parcel has not arrived.": "Das Paket ist nicht angekommen.",
+        "The soup is too hot.": "Die Suppe ist zu heiß.",
+        "My sister bought a new bicycle yesterday.": "Meine Schwester hat gestern ein neues Fahrrad gekauft.",
+    }
+    assert translator.translate(catalog.checkpoint("translator"), list(pairs)) == list(pairs.values())
 
 
 def test_pipelines_load_them():

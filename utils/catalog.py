@@ -160,7 +160,7 @@ def _folder(name: str) -> Path:
 
 @functools.cache
 def _download(name: str) -> str:
-    """The folder of a Hub model in the cache of huggingface_hub: weights as safetensors, configs, tokenizer, card, nothing else."""
+    """The folder of a Hub model in the cache of huggingface_hub: safetensors, configs, tokenizer and card, nothing else."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 

@@ -18,7 +18,22 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from utils.catalog import DATA, checkpoint
 from utils.notebooks import replace_between
-from utils.recipes import audio, coder, mask, ner, nli, parallel, qa, reranker, reviews, sentiment, vision
+from utils.recipes import (
+    audio,
+    coder,
+    mask,
+    ner,
+    nli,
+    parallel,
+    protein,
+    qa,
+    reranker,
+    reviews,
+    sentiment,
+    summarizer,
+    translator,
+    vision,
+)
 from utils.recipes.files import read_lines
 from utils.recipes.training import Result, embed, logits
 from utils.workshop import seed_everything
@@ -83,7 +98,10 @@ MEASURES: dict[str, Callable[[str, Path | None], list[Result]]] = {
     "minilm": encoder_results,
     "reviews-base": encoder_results,
     "reviews-stars": star_results,
-    **{recipe.NAME: recipe.results for recipe in (audio, coder, mask, ner, nli, qa, reranker, sentiment, vision)},
+    **{
+        recipe.NAME: recipe.results
+        for recipe in (audio, coder, mask, ner, nli, protein, qa, reranker, sentiment, summarizer, translator, vision)
+    },
 }
 
 
@@ -107,7 +125,8 @@ def main() -> None:
     seed_everything()
     groups: dict[Callable, dict[str, list[Result]]] = {}
     for name in options.names or MEASURES:
-        groups.setdefault(MEASURES[name], {})[name] = MEASURES[name](checkpoint(name), options.data)
+        path = checkpoint("minilm" if name == "summarizer" else name)  # it has no weights of its own
+        groups.setdefault(MEASURES[name], {})[name] = MEASURES[name](path, options.data)
     for results in groups.values():
         print("\n" + table(results), flush=True)
         for name in results:
