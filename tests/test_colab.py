@@ -29,15 +29,17 @@ STARTED = rf"source: embedded · device: .*\n{CLOSED} does not answer: using the
 
 
 def wheel(folder, name, version, requires=()):
-    """A wheel of one module that knows its version."""
+    """A wheel of one module that knows its version; returns its path."""
     module, info = name.replace("-", "_"), f"{name.replace('-', '_')}-{version}.dist-info"
     folder.mkdir(exist_ok=True)
-    with zipfile.ZipFile(folder / f"{module}-{version}-py3-none-any.whl", "w") as file:
+    path = folder / f"{module}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as file:
         file.writestr(f"{module}/__init__.py", f"__version__ = {version!r}\n")
         needs = "".join(f"Requires-Dist: {line}\n" for line in requires)
         file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}")
         file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         file.writestr(f"{info}/RECORD", f"{module}/__init__.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
+    return path
 
 
 class Machine:
@@ -82,6 +84,11 @@ class Machine:
             subprocess.run([*git, *command], check=True)
         return folder
 
+    def place(self, name, version):
+        """Lay this version of a package over the one that is here."""
+        with zipfile.ZipFile(wheel(self.venv, name, version)) as file:
+            file.extractall(self.packages)
+
     def offline(self):
         """From now on new kernels find neither git's server nor a package."""
         self.environment |= {"GIT_CONFIG_KEY_0": f"url.{CLOSED}.insteadOf", "PIP_FIND_LINKS": ""}
@@ -112,11 +119,14 @@ def shown(cell):
 
 def test_colab_clones_and_installs_once_and_goes_on_without_a_network(tmp_path):
     machine = Machine(tmp_path)
+    machine.place("ruff", "0.0.1")  # too old, but nobody needs it there
     cut = "import os; os.environ |= dict(GIT_CONFIG_COUNT='0', PIP_FIND_LINKS=''); import workshop_tiny"
-    _, first, tiny, second = machine.run(COLAB, SET_UP, cut, SET_UP)
+    ask = "from utils import doctor; print(doctor.packages())"
+    _, first, tiny, second, packages = machine.run(COLAB, SET_UP, cut, SET_UP, ask)
     assert re.fullmatch(r"installing workshop-tiny>=1 …\n" + STARTED, first)
     assert tiny == ""
     assert re.fullmatch(STARTED, second)
+    assert packages == f"{('ok', 'all of requirements.txt', '')}\n"
     history = subprocess.run(["git", "-C", machine.content / "workshop", "log", "--format=%s"], capture_output=True)
     assert history.stdout == b"test\n"
     machine.offline()
@@ -127,9 +137,7 @@ def test_colab_clones_and_installs_once_and_goes_on_without_a_network(tmp_path):
 def older_transformers(tmp_path):
     machine = Machine(tmp_path, "workshop-tiny==1.0")
     wheel(machine.wheels, "transformers", "5.0.1")
-    wheel(tmp_path / "older", "transformers", "4.57.0")
-    with zipfile.ZipFile(tmp_path / "older" / "transformers-4.57.0-py3-none-any.whl") as file:
-        file.extractall(machine.packages)
+    machine.place("transformers", "4.57.0")
     return machine
 
 

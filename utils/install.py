@@ -184,8 +184,11 @@ def main():
         print("Ready. Next: make lab, or {} -m jupyter lab".format(python))
 
 
-def unmet():
-    """The lines of requirements.txt that this environment does not meet: [(requirement, installed version or None)]."""
+def unmet(without=()):
+    """The lines of requirements.txt that this environment does not meet: [(requirement, installed version or None)].
+
+    Packages named in `without` are not looked for.
+    """
     from importlib import metadata
 
     from packaging.requirements import Requirement
@@ -195,6 +198,8 @@ def unmet():
         lines = [line.split("#")[0].strip() for line in file]
     for line in filter(None, lines):
         requirement = Requirement(line)
+        if requirement.name in without:
+            continue
         try:
             have = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
@@ -211,7 +216,7 @@ def missing_packages():
 
     from utils import WorkshopError
 
-    missing = [line for line, _ in unmet() if re.split(r"[<>=]", line)[0] not in NOT_IN_COLAB]
+    missing = [line for line, _ in unmet(NOT_IN_COLAB)]
     if missing:
         install_beside_the_frozen(missing)
     # not only after an installation: who runs the cell again without a restart has not restarted
