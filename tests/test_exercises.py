@@ -1,9 +1,18 @@
 """Every exercise proven both ways: the reference passes, the stub is not attempted, typical mistakes get their hint."""
 
+import contextlib
+import io
+import re
+import subprocess
+import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
-import torch  # noqa: F401  # first use takes seconds, which would count against an exercise's time limit
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from utils import WorkshopError, exercises
 from utils.exercises import CORRECT, NOT_ATTEMPTED, NOT_YET, Exercise, Hint, call, judge
@@ -86,6 +95,113 @@ def test_an_endless_loop_is_stopped(monkeypatch):
     assert state == NOT_YET
     assert "never ends" in message
     assert time.perf_counter() - begun < 3
+
+
+def test_an_endless_loop_that_catches_every_error_is_stopped(monkeypatch):
+    monkeypatch.setattr(exercises, "TIME_LIMIT", 0.3)
+
+    def forever():
+        while True:
+            with contextlib.suppress(Exception):
+                time.sleep(1)
+
+    begun = time.perf_counter()
+    assert "never ends" in judge(Exercise("", forever, lambda answer: call(answer), ""), forever)[1]
+    assert time.perf_counter() - begun < 0.9
+
+
+def test_loading_libraries_does_not_count_as_the_answers_time():
+    code = (
+        "from utils import exercises; exercises.TIME_LIMIT = 0.3; import sys; assert 'torch' not in sys.modules\n"
+        "print(exercises.judge(exercises.get('02.1'), exercises.get('02.1').reference), 'torch' in sys.modules)"
+    )
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, text=True, capture_output=True)
+    assert done.stdout == f"{(CORRECT, '')} True\n", done.stderr
+
+
+META = torch.zeros(2, 3, device="meta")  # a tensor on another device, which every machine has
+
+
+@pytest.mark.parametrize(("name", "exercise"), ALL, ids=[name for name, _ in ALL])
+def test_nan_and_other_devices_get_one_line(name, exercise):
+    assert judge(exercise, META)[0] == NOT_YET
+    if not callable(exercise.reference):
+        return
+    state, message = judge(exercise, lambda *_: META)
+    assert state == NOT_YET
+    assert "device meta" in message
+    for nothing in (float("nan"), torch.full((2, 3), float("nan"))):
+        state, message = judge(exercise, lambda *_, nothing=nothing: nothing)
+        assert state == NOT_YET
+        assert re.fullmatch(r".+[.?!]", message)
+
+
+class Rude(BaseException):
+    """An error that cannot even be printed, and that `except Exception` does not catch."""
+
+    def __str__(self):
+        raise ValueError("no")
+
+
+def raising(error):
+    def method(*_, **__):
+        raise error
+
+    return method
+
+
+def agreeing(*_):
+    return True
+
+
+SPECIAL = ["__eq__", "__lt__", "__repr__", "__str__", "__len__", "__iter__", "__bool__", "__float__", "__getitem__"]
+SPECIAL += ["__hash__", "__getattr__", "__call__", "__add__", "__mul__", "__array__", "__format__", "__contains__"]
+errors = st.sampled_from(
+    [ValueError("two\nlines"), KeyError(), SystemExit(1), Rude(), StopIteration(), RecursionError()]
+)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.complex_numbers() | st.text(max_size=20)
+    | st.characters(categories=["Cs"]) | st.binary(max_size=20) | st.just(...) | st.sampled_from([META, Rude, np.arange(3)]),
+    lambda inner: st.lists(inner, max_size=4) | st.tuples(inner, inner) | st.sets(st.integers(), max_size=4)
+    | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+hostile = st.dictionaries(st.sampled_from(SPECIAL), errors.map(raising) | st.just(agreeing), min_size=1).map(
+    lambda methods: type("Hostile", (), methods)()
+)
+results = values | hostile
+answers = results | errors.map(raising) | results.map(lambda result: lambda *_, **__: result)
+
+
+def check_anything(name, answer):
+    """`check` prints one line that says which state it is, and returns the answer or the reference."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.setattr(exercises, "TIME_LIMIT", 0.5)  # some of these can be iterated over forever
+        returned = exercises.check(name, answer)
+    line = printed.getvalue()
+    line.encode("utf-8")
+    assert re.fullmatch(rf"[✓○✗] {re.escape(name)}: (correct|not attempted\..*|not yet\. .+\.)\n", line), line
+    assert returned is (answer if ": correct" in line else exercises.get(name).reference)
+
+
+def fuzz(examples):
+    checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    return settings(max_examples=examples, deadline=None, derandomize=True, database=None, suppress_health_check=checks)
+
+
+@pytest.mark.parametrize("name", [name for name, _ in ALL])
+@fuzz(20)
+@given(answer=answers)
+def test_whatever_the_answer_is_check_says_one_sentence(name, answer):
+    check_anything(name, answer)
+
+
+@pytest.mark.parametrize("name", ["00.1", "00.2", "05.2", "09.2"])  # a value, numbers, texts, lists: quickly tested
+@fuzz(300)
+@given(answer=answers)
+def test_whatever_the_answer_is_check_says_one_sentence_many_times(name, answer):
+    check_anything(name, answer)
 
 
 def test_an_exception_in_the_answer_is_one_line():

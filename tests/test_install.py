@@ -123,7 +123,7 @@ def test_the_doctor_finds_this_machine_ready():
 def test_the_doctor_names_what_is_wrong_and_what_to_type(monkeypatch, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("WORKSHOP_CACHE", str(tmp_path / "file"))
-    monkeypatch.setattr(install, "unmet", lambda: [("datasets>=4.0", "2.1")])
+    monkeypatch.setattr(install, "unmet", lambda without: [("datasets>=4.0", "2.1")])
     monkeypatch.setattr(doctor, "CHECKS", (doctor.packages, doctor.cache, doctor.ports, lambda: 1 / 0))
     monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
     monkeypatch.delenv("no_proxy", raising=False)

@@ -22,8 +22,10 @@ NEEDED_GB = 4
 # what a running Colab or Kaggle kernel has loaded already: changing it there breaks the kernel
 FROZEN = ("torch", "numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "protobuf", "ipython", "ipykernel")
 FROZEN += ("tornado", "pyzmq", "jupyter_client", "traitlets")
+# what pip may replace there, as long as it is not imported yet
+REPLACED = ("transformers", "datasets", "tokenizers", "huggingface_hub", "accelerate", "peft", "evaluate", "gradio")
 # Colab and Kaggle bring their own notebook, and nobody tests there
-NOT_IN_COLAB = ("jupyterlab", "nbclient", "nbconvert", "nbval", "pytest", "pytest-xdist", "ruff")
+NOT_IN_COLAB = ("jupyterlab", "nbclient", "nbconvert", "nbval", "pytest", "pytest-xdist", "hypothesis", "ruff")
 
 
 def stop(message):
@@ -73,6 +75,13 @@ def why_pip_failed(log):
         return (
             "The package registry cannot be reached. Check the network (or pip's index and proxy), then run it again."
         )
+    conflict = re.search(r"(?m)^ +(\S+ .*depends on .*)$", log)
+    fixed = re.search(r"The user requested \(constraint\) (\w\S*)==(\S+)", log)
+    if conflict and fixed:
+        return (
+            "The packages do not fit this session: {}, but it has {} {}. "
+            "Choose a newer runtime (on Kaggle: environment), then run this cell again."
+        ).format(conflict.group(1), *fixed.groups())
     last = [line for line in log.splitlines() if line.startswith("ERROR:")] or log.strip().splitlines() or ["no output"]
     return "pip failed: {}".format(last[-1][:200])
 
@@ -175,8 +184,11 @@ def main():
         print("Ready. Next: make lab, or {} -m jupyter lab".format(python))
 
 
-def unmet():
-    """The lines of requirements.txt that this environment does not meet: [(requirement, installed version or None)]."""
+def unmet(without=()):
+    """The lines of requirements.txt that this environment does not meet: [(requirement, installed version or None)].
+
+    Packages named in `without` are not looked for.
+    """
     from importlib import metadata
 
     from packaging.requirements import Requirement
@@ -186,6 +198,8 @@ def unmet():
         lines = [line.split("#")[0].strip() for line in file]
     for line in filter(None, lines):
         requirement = Requirement(line)
+        if requirement.name in without:
+            continue
         try:
             have = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
@@ -202,23 +216,11 @@ def missing_packages():
 
     from utils import WorkshopError
 
-    missing = [line for line, _ in unmet() if re.split(r"[<>=]", line)[0] not in NOT_IN_COLAB]
-    if not missing:
-        return
-    with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False) as file:
-        for name in FROZEN:
-            try:
-                file.write("{}=={}\n".format(name, metadata.version(name)))
-            except metadata.PackageNotFoundError:
-                continue
-    print("installing", ", ".join(missing), "…")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", file.name, *missing]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
-    os.unlink(file.name)
-    if done.returncode:
-        raise WorkshopError(why_pip_failed(done.stdout))
-    importlib.invalidate_caches()
-    changed = [name for name in ("transformers", "datasets", "tokenizers", "huggingface_hub") if name in sys.modules]
+    missing = [line for line, _ in unmet(NOT_IN_COLAB)]
+    if missing:
+        install_beside_the_frozen(missing)
+    # not only after an installation: who runs the cell again without a restart has not restarted
+    changed = [name for name in REPLACED if getattr(sys.modules.get(name), "__version__", None)]
     changed = [name for name in changed if sys.modules[name].__version__ != metadata.version(name)]
     if changed:
         raise WorkshopError(
@@ -226,6 +228,29 @@ def missing_packages():
                 ", ".join(changed)
             )
         )
+
+
+def install_beside_the_frozen(requirements):
+    """Run pip in the environment of the running kernel; what is `FROZEN` keeps its version."""
+    from importlib import metadata
+
+    from utils import WorkshopError
+
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False) as file:
+        for name in FROZEN:
+            try:
+                file.write("{}=={}\n".format(name, metadata.version(name)))
+            except metadata.PackageNotFoundError:
+                continue
+    print("installing", ", ".join(requirements), "…")
+    command = [sys.executable, "-m", "pip", "install", "--no-color", "--retries", "2", "--constraint", file.name]
+    done = subprocess.run(
+        [*command, *requirements], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True
+    )
+    os.unlink(file.name)
+    if done.returncode:
+        raise WorkshopError(why_pip_failed(done.stdout))
+    importlib.invalidate_caches()
 
 
 if __name__ == "__main__":

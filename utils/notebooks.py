@@ -245,19 +245,44 @@ def _write_costs(results: dict[str, dict[str, object]]) -> None:
     file.write_text(text, encoding="utf-8", newline="\n")
 
 
+def colab_badge(file: str) -> str:
+    """The badge that opens a notebook of the published repository in Colab."""
+    settings = index()
+    image = "https://colab.research.google.com/assets/colab-badge.svg"
+    link = f"https://colab.research.google.com/github/{settings['repository']}/blob/{settings['tag']}/notebooks/{file}"
+    return f"[![Open in Colab]({image})]({link})"
+
+
+def binder_badge() -> str:
+    """The badge that opens the published repository in Binder, at the first notebook."""
+    settings = index()
+    link = f"https://mybinder.org/v2/gh/{settings['repository']}/{settings['tag']}"
+    return (
+        f"[![Open in Binder](https://mybinder.org/badge_logo.svg)]({link}?urlpath=lab/tree/notebooks/{paths()[0].name})"
+    )
+
+
+def address(notebook: NotebookNode, path: Path, set_up: str) -> NotebookNode:
+    """Write the badge, and the set-up cell of notebook 00 with this notebook's number and the settings of index.toml."""
+    settings = index()
+    where = f'REPOSITORY, TAG = "https://github.com/{settings["repository"]}", "{settings["tag"]}"'
+    set_up = re.sub(r"(?m)^REPOSITORY, TAG = .*$", where, set_up)
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    first.source = re.sub(r'workshop\.start\("\d\d"', f'workshop.start("{path.stem[:2]}"', set_up)
+    head = notebook.cells[0]
+    head.source = re.sub(r"(?m)^\[!\[Open in Colab\].*$", colab_badge(path.name), head.source)
+    return notebook
+
+
 def table() -> str:
     """The notebook table of the README, from index.toml."""
     settings = index()
     lines = ["| # | notebook | what it shows | minutes | runs in | memory | |", "|---|---|---|---|---|---|---|"]
     for number, entry in settings["notebook"].items():
         file = f"{number}_{entry['name']}.ipynb"
-        badge = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
-        link = (
-            f"https://colab.research.google.com/github/{settings['repository']}/blob/{settings['tag']}/notebooks/{file}"
-        )
         lines.append(
             f"| {number} | [{entry['title']}](notebooks/{file}) | {entry['shows']} | {entry['minutes_self']} "
-            f"| {entry['seconds']} s | {entry['peak_mb']:,} MB | {badge}({link}) |"
+            f"| {entry['seconds']} s | {entry['peak_mb']:,} MB | {colab_badge(file)} |"
         )
     return "\n".join(lines)
 
@@ -270,11 +295,14 @@ def replace_between(text: str, marker: str, content: str) -> str:
 
 
 def format_all() -> None:
-    """Normalise all notebooks and write the generated table into the README."""
+    """Normalise all notebooks, and write what index.toml says into them and into the README."""
+    set_up = next(c.source for c in nbformat.read(paths()[0], as_version=4).cells if c.cell_type == "code")
     for path in paths():
-        write(normalise(nbformat.read(path, as_version=4)), path)
+        write(normalise(address(nbformat.read(path, as_version=4), path, set_up)), path)
     readme = ROOT / "README.md"
     text = replace_between(readme.read_text(encoding="utf-8"), "notebooks", table())
+    text = re.sub(r"\[!\[Open in Binder\]\S+", binder_badge(), text)
+    text = re.sub(r"git clone \S+", f"git clone https://github.com/{index()['repository']}", text)
     readme.write_text(text, encoding="utf-8", newline="\n")
 
 

@@ -43,6 +43,7 @@ QUIET = {
 # without these, every load waits 46 seconds for a Hub that a broken wifi cannot reach
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
 _started: dict[str, float] = {}
+_own_choice: str | None = None  # what an earlier start in this kernel wrote into WORKSHOP_SOURCE without being asked
 _local_hub: LocalHub | None = None
 
 
@@ -90,6 +91,9 @@ def _choose_source(source: str | None, local_hub: bool) -> str:
     """Settle the source in the environment; returns what is to be said beside it."""
     if _local_hub and os.environ.get("HF_ENDPOINT") == _local_hub.url:
         del os.environ["HF_ENDPOINT"]  # of an earlier start in this kernel
+    global _own_choice
+    if _own_choice and os.environ.get("WORKSHOP_SOURCE") == _own_choice:
+        del os.environ["WORKSHOP_SOURCE"]
     asked = source or os.environ.get("WORKSHOP_SOURCE")
     os.environ["WORKSHOP_SOURCE"] = asked or ("embedded" if platform() == "local" else "hub")
     note = ""
@@ -98,6 +102,7 @@ def _choose_source(source: str | None, local_hub: bool) -> str:
         if catalog.reachable(endpoint):
             for name in OFFLINE:
                 os.environ.pop(name, None)
+            _own_choice = None if asked else "hub"
             return f"\nHub: {endpoint}" if local_hub else ""
         if asked:
             raise WorkshopError(
@@ -105,6 +110,7 @@ def _choose_source(source: str | None, local_hub: bool) -> str:
             )
         os.environ["WORKSHOP_SOURCE"] = "embedded"
         note = f"\n{endpoint} does not answer: using the embedded models."
+    _own_choice = None if asked else catalog.source()
     os.environ.update(OFFLINE)
     if local_hub:
         del os.environ["HF_HUB_OFFLINE"]  # it would forbid calls to our own server, too

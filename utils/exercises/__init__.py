@@ -12,6 +12,7 @@ import inspect
 import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from typing import Any
 from utils import WorkshopError, catalog
 
 TIME_LIMIT = 10  # seconds that the checks of one answer may take
+LONGEST_HINT = 400  # characters; answers are quoted in hints, and some are long
 NOT_ATTEMPTED, CORRECT, NOT_YET = "not attempted", "correct", "not yet"
 
 
@@ -29,6 +31,10 @@ class Hint(Exception):
 
 class NotAttempted(Exception):
     """Raised when the answer is still the stub."""
+
+
+class TimeIsUp(BaseException):
+    """Raised in an answer that takes too long; no `except Exception` in it can stop that."""
 
 
 @dataclass(frozen=True)
@@ -80,17 +86,26 @@ def judge(exercise: Exercise, answer: Any) -> tuple[str, str]:
     """The state of an answer and, where it is wrong, the hint."""
     if answer is ...:
         return NOT_ATTEMPTED, ""
+    if "torch" not in sys.modules:
+        exercise.test(
+            exercise.reference
+        )  # loads what the test needs: that takes seconds, and would count as the answer's
     try:
         with _time_limit():
             exercise.test(answer)
     except NotAttempted:
         return NOT_ATTEMPTED, ""
     except Hint as hint:
-        return NOT_YET, str(hint)
-    except TimeoutError:
+        return NOT_YET, _one_line(hint)
+    except TimeIsUp:
         return NOT_YET, f"It still ran after {TIME_LIMIT} s: is there a loop that never ends?"
-    except (Exception, SystemExit) as error:  # whatever an answer does, the attendee sees a sentence
-        return NOT_YET, f"It raised {type(error).__name__}: {_one_line(error)}."
+    except KeyboardInterrupt:  # the attendee's
+        raise
+    except BaseException as error:  # whatever an answer is, the attendee sees a sentence
+        return (
+            NOT_YET,
+            f"Is it of the kind that was asked for? Checking it raised {type(error).__name__}: {_one_line(error)}",
+        )
     return CORRECT, ""
 
 
@@ -105,15 +120,23 @@ def call(function: Any, *arguments: Any) -> Any:
         raise Hint(f"A function was expected, not {type(function).__name__}.")
     try:
         result = function(*arguments)
-    except (Hint, NotAttempted, TimeoutError):
+    except (Hint, NotAttempted, TimeIsUp, KeyboardInterrupt):
         raise
-    except Exception as error:
-        raise Hint(f"Your function raised {type(error).__name__}: {_one_line(error)}.") from None
+    except BaseException as error:
+        raise Hint(f"Your function raised {type(error).__name__}: {_one_line(error)}") from None
     if result is ...:
         raise NotAttempted
     if result is None:
         raise Hint("Your function returns None: is the `return` missing?")
+    there, here = {_device(argument) for argument in arguments} - {None} or {"cpu"}, _device(result)
+    if here and here not in there:
+        raise Hint(f"Your result is on the device {here}, its inputs are on {' and '.join(there)}: keep it with them.")
     return result
+
+
+def _device(value: Any) -> str | None:
+    """Where a tensor lies, such as "cpu"; None for what is no tensor."""
+    return getattr(getattr(value, "device", None), "type", None)
 
 
 def hint(name: str) -> None:
@@ -155,8 +178,13 @@ def _module(number: str) -> dict[str, Exercise]:
         return {}
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200].rstrip(".")
+def _one_line(error: BaseException) -> str:
+    try:
+        text = " ".join(str(error).encode("utf-8", "replace").decode("utf-8").split())
+    except BaseException:  # an answer may bring errors of its own, and who knows what their __str__ does
+        text = ""
+    text = text if len(text) <= LONGEST_HINT else text[:LONGEST_HINT] + " …"
+    return text if text.endswith((".", "?", "!")) else f"{text or 'without a message'}."
 
 
 @contextlib.contextmanager
@@ -167,7 +195,7 @@ def _time_limit() -> Iterator[None]:
         return
 
     def ring(*_: Any) -> None:
-        raise TimeoutError
+        raise TimeIsUp
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT, 1)  # again, for answers that catch everything
