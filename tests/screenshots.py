@@ -34,8 +34,7 @@ def lab(name: str) -> None:
         solved = page.get_by_text("✓ 00.1: correct")
         solved.wait_for()
         page.get_by_role("tab", name="File Browser").click()  # closes the side bar
-        page.locator(".jp-OutputArea-output img").first.scroll_into_view_if_needed()
-        solved.scroll_into_view_if_needed()
+        page.locator(".jp-OutputArea-output img").first.evaluate("figure => figure.scrollIntoView({block: 'start'})")
         _save(page, name)
 
 
