@@ -14,7 +14,7 @@ BEGIN ?= 09:00
 PY := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup workshop test lab doctor bundle slides timetable format outputs evaluate clean
+.PHONY: help setup workshop test browser lab doctor bundle slides timetable format outputs evaluate clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*##/ { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,8 +28,14 @@ workshop: setup ## run every notebook; executed copies, HTML and a table of seco
 test: setup ## unit tests, and every notebook cell by cell
 	@$(PY) -m pytest -n $(WORKERS)
 
+browser: setup ## what the tests in a browser need: Playwright, and Chromium where apt-get may install it
+	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement tests/requirements.txt
+	@which chromium chromium-browser google-chrome | grep -q . || { test "$$(id -u)" = 0 && apt-get -qq update && \
+	  DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes chromium >/dev/null; } || \
+	  echo "! No Chromium here: install it, or the tests in a browser are skipped."
+
 lab: setup ## open JupyterLab at the first notebook
-	@$(PY) -m jupyter lab --ServerApp.ip=127.0.0.1 notebooks/00_start_here.ipynb
+	@$(PY) -m jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. notebooks/00_start_here.ipynb
 
 doctor: setup ## is this machine ready for the workshop?
 	@$(PY) -m utils.doctor

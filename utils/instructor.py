@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import html
 import io
 import os
 import re
@@ -17,16 +18,21 @@ import tarfile
 import urllib.request
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils import WorkshopError
 from utils.workshop import ROOT, index
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 SHARES = {1: 45, 2: 30, 3: 90}  # of the time that is not a break
 SHORTEST, LONGEST = 30, 420
 STRETCH = 90  # minutes after which people need a break
 BREAK, LUNCH = 15, 45
 OPENING = 5  # minutes for notebook 00
+# figures below a heading stay in the window (reveal.js scales the slide, 700 pixels high, to the window)
+STYLE = ".reveal .slides img { max-height: 540px; margin: 0 }"
 DECKS = ROOT / "build" / "slides"
 REGISTRY = "https://registry.npmjs.org"
 # what a deck shows itself with: version, SHA-512 as the registry publishes it, the parts that are needed
@@ -150,11 +156,12 @@ def slides(numbers: list[str] | None = None) -> list[Path]:
         reveal_url_prefix="lib/reveal.js",
         reveal_theme="white",
         reveal_number="c/t",
+        reveal_width="1200",  # beside a height of 700: projectors are wide
         reveal_scroll=True,
         require_js_url="lib/requirejs/require.js",
         jquery_url="lib/jquery/dist/jquery.min.js",
         mathjax_url="lib/mathjax/MathJax.js?config=TeX-AMS_CHTML-full,Safe",
-        mermaid_js_url="lib/none.mjs",  # no notebook has such a diagram
+        mermaid_js_url="data:text/javascript,export default {initialize() {}}",  # no notebook has such a diagram
         exclude_input_prompt=True,
         exclude_output_prompt=True,
     )
@@ -164,12 +171,22 @@ def slides(numbers: list[str] | None = None) -> list[Path]:
         for cell in notebook.cells:
             kind = "notes" if cell.cell_type == "markdown" else "skip"
             cell.metadata.setdefault("slideshow", {}).setdefault("slide_type", kind)
+            _fill_the_slide(cell)
         # the badge would be the only thing that a deck fetches from the network
         notebook.cells[0].source = re.sub(r"(?m)^\[!\[Open in Colab\].*$", "", notebook.cells[0].source)
         page, _ = exporter.from_notebook_node(notebook)
         made.append(DECKS / f"{path.stem}.html")
-        made[-1].write_text(page, encoding="utf-8")
+        made[-1].write_text(page.replace("</head>", f"<style>{STYLE}</style></head>", 1), encoding="utf-8")
     return made
+
+
+def _fill_the_slide(cell: NotebookNode) -> None:
+    """Show a figure without the code that draws it, and with its alt text, which nbconvert's template forgets."""
+    for output in cell.get("outputs", []):
+        if png := output.get("data", {}).get("image/png"):
+            alt = html.escape(output.metadata["image/png"]["alt"])
+            output.data = {"text/html": f'<img alt="{alt}" src="data:image/png;base64,{png}">'}
+            cell.metadata["transient"] = {"remove_source": True}
 
 
 def fetch_assets(folder: Path) -> None:
