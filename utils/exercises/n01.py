@@ -1,8 +1,10 @@
-"""Exercises of notebook 01: softmax with temperature, idf, reciprocal rank."""
+"""Exercises of notebook 01: softmax with temperature, idf, reciprocal rank, masked copies."""
 
 import math
 
 from utils.exercises import Exercise, Hint, call
+
+MASK = "<mask>"
 
 
 def softmax(scores, temperature):
@@ -21,6 +23,11 @@ def idf(containing, total):
 def reciprocal_rank(ranking, right):
     """1 if the right passage is ranked first, 1/2 if second, …; 0 if it is missing."""
     return 1 / (1 + ranking.index(right)) if right in ranking else 0.0
+
+
+def masked_copies(sequence, places):
+    """One copy of the sequence for each place, with the letter at that place hidden."""
+    return [sequence[:place] + MASK + sequence[place + 1 :] for place in places]
 
 
 def _floats(result, length, what):
@@ -106,6 +113,27 @@ def _test_rank(answer):
         raise Hint(f"A ranking without the right passage is worth 0, yours is {value:.3f}.")
 
 
+def _test_masks(answer):
+    for sequence, places in [("MSIQ", [1]), ("MSIQHF", [0, 2, 5]), ("AAA", [2, 0])]:
+        copies = call(answer, sequence, list(places))
+        if isinstance(copies, str):
+            raise Hint("Return a list with one copy for each place, also where there is only one place.")
+        if not isinstance(copies, list | tuple) or not all(isinstance(copy, str) for copy in copies):
+            raise Hint(f"A list of strings was expected, not {type(copies).__name__}.")
+        expected = masked_copies(sequence, places)
+        if list(copies) == expected:
+            continue
+        if len(copies) != len(places):
+            raise Hint(f"{len(places)} places must give {len(places)} copies, not {len(copies)}.")
+        if list(copies) == [sequence.replace(sequence[place], MASK) for place in places]:
+            raise Hint("replace() also hides the same letter elsewhere: cut the string at the place instead.")
+        if any(copy.count(MASK) > 1 for copy in copies):
+            raise Hint("Hide only one letter in each copy, so that the model can use all others.")
+        if list(copies) == [sequence[:place] + MASK + sequence[place:] for place in places]:
+            raise Hint("The letter is still there, behind the mask: go on with sequence[place + 1:].")
+        raise Hint(f"For {sequence!r} and the places {places} it is {expected}, yours is {list(copies)}.")
+
+
 EXERCISES = {
     "01.1": Exercise(
         title="softmax with temperature",
@@ -144,6 +172,22 @@ EXERCISES = {
             (lambda ranking, right: 1 / (ranking.index(right) or 1), "counts from 0"),
             (lambda ranking, right: 1 / (1 + ranking.index(right)), "not in the ranking"),
             (lambda ranking, right: 1 / (1 + ranking.index(right)) if right in ranking else 1, "is worth 0"),
+        ],
+    ),
+    "01.4": Exercise(
+        title="masked copies",
+        reference=masked_copies,
+        test=_test_masks,
+        hint="A string is cut with slices: sequence[:place] is what stands before, sequence[place + 1:] what comes after.",
+        mistakes=[
+            (lambda s, places: [s[:p] + MASK + s[p:] for p in places], "still there"),
+            (lambda s, places: masked_copies(s, places)[0], "one copy for each"),
+            (lambda s, places: [s.replace(s[p], MASK) for p in places], "elsewhere"),
+            (
+                lambda s, places: ["".join(MASK if i in places else c for i, c in enumerate(s)) for _ in places],
+                "only one",
+            ),
+            (lambda s, places: masked_copies(s, places[:1]), "places must give"),
         ],
     ),
 }
