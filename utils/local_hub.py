@@ -299,7 +299,7 @@ class LocalHub:
             file.chmod(0o600)
         self._roles: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
         self._secret = secrets.token_bytes(32)
-        app = Starlette(routes=self._routes(), exception_handlers={Refused: _refuse})
+        app = Starlette(routes=self._routes(), exception_handlers={Refused: _refuse, OSError: _refuse_disk})
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
 
     def token(self, role: str = "write") -> str:
@@ -687,6 +687,10 @@ class LocalHub:
 
 def _refuse(request: Request, refused: Exception) -> Response:
     return JSONResponse({"error": str(refused)}, refused.status, refused.headers)
+
+
+def _refuse_disk(request: Request, error: OSError) -> Response:
+    return _refuse(request, Refused(507, f"The disk of this Hub: {error.strerror or error}"))
 
 
 def _json(body: bytes) -> dict:
