@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from tests.test_faults import server
 from utils import WorkshopError, catalog
 from utils.recipes import seal
 
@@ -99,7 +100,9 @@ def test_a_wrong_source_is_named(monkeypatch):
 
 def test_hub_mode_gives_hub_ids(monkeypatch):
     monkeypatch.setenv("WORKSHOP_SOURCE", "hub")
-    assert catalog.checkpoint("minilm") == "sentence-transformers/all-MiniLM-L6-v2"
+    with server(lambda request: request.reply(200)) as url:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        assert catalog.checkpoint("minilm") == "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def test_corpus_has_its_splits_and_columns():

@@ -167,7 +167,7 @@ def run(cell, *prefix, cwd=ROOT, python=sys.executable, **variables):
     command = [*prefix, python, "-c", CELL, cell]
     variables = {"PYTHONPATH": ROOT, "PYTHONIOENCODING": "utf-8"} | variables
     return subprocess.run(
-        command, cwd=cwd, env=environment(**variables), capture_output=True, encoding="utf-8", timeout=120
+        command, cwd=cwd, env=environment(**variables), capture_output=True, encoding="utf-8", timeout=300
     )
 
 
@@ -223,7 +223,7 @@ def server(answer):
 
         def reply(self, status, body=b"", **headers):
             self.send_response(status)
-            for name, value in ({"Content-Length": len(body)} | headers).items():
+            for name, value in ({"Content_Length": len(body)} | headers).items():
                 self.send_header(name.replace("_", "-"), str(value))
             self.end_headers()
             self.wfile.write(b"" if self.command == "HEAD" else body)
@@ -430,7 +430,7 @@ def test_a_clone_that_is_read_only(user_sees):
 def test_a_disk_that_is_full_while_training(tmp_path, user_sees):
     prefix = small_disk(tmp_path / "disk", "5m")
     command = [*prefix, *SCRIPT, *SHORT, "--output", tmp_path / "disk" / "run"]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1, done.stderr
     user_sees(done.stderr)
@@ -500,7 +500,7 @@ def test_ctrl_c_while_training(tmp_path, user_sees):
     )
     when(lambda: losses(tmp_path), process)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 2
     assert len(errors.splitlines()) == 1, errors
     user_sees(errors)
@@ -518,7 +518,7 @@ def test_ctrl_c_at_the_set_up(tmp_path, user_sees):
     assert line.startswith("Setting up")
     when((tmp_path / "venv").exists, process)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 1
     assert len(errors.splitlines()) == 1, errors
     user_sees(errors)
@@ -553,7 +553,7 @@ def test_one_core():
 def test_the_api_servers_port_is_taken(user_sees):
     with server(lambda request: request.reply(200)) as url:
         command = [sys.executable, "-m", "utils.serve", "--model", "none", "--port", url.split(":")[-1]]
-        done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode != 0
     user_sees(done.stderr)
 
@@ -617,7 +617,7 @@ def code_cells(number):
 def cell_alone(cell, *prefix, cwd):
     """A cell in a kernel that knows nothing of ours."""
     command = [*prefix, sys.executable, "-c", cell]
-    return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=300)
 
 
 def test_started_from_another_folder(user_sees):
