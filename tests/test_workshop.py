@@ -71,7 +71,7 @@ def test_a_reachable_hub_is_used(monkeypatch):
     import http.server
     import threading
 
-    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)  # answers 501 to all
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     done, _ = start("'09', source='hub'", HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}")
     server.shutdown()

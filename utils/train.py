@@ -230,6 +230,10 @@ def main() -> None:
         fail(str(error))
     except OSError as error:
         fail(f"{error.filename or options.output}: {error.strerror or error}.")
+    except Exception as error:  # safetensors and torch report a full disk with errors of their own
+        if "os error" not in str(error) and shutil.disk_usage(options.output).free > 1_000_000:
+            raise
+        fail(f"{options.output} cannot be written: is the disk full? With some space free, --resume goes on.")
     except KeyboardInterrupt:
         fail("interrupted. The same command with --resume goes on from the newest checkpoint.")
 

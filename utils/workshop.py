@@ -13,11 +13,11 @@ import shutil
 import sys
 import tempfile
 import time
-import tomllib
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils import WorkshopError, catalog
+from utils import WorkshopError, catalog, install
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 42
-HUB = "https://huggingface.co"
 QUIET = {
     # no usage statistics, no update checks
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -49,7 +48,7 @@ _local_hub: LocalHub | None = None
 
 def index() -> dict[str, Any]:
     """The parsed `notebooks/index.toml`: one entry per notebook, and the settings of the collection."""
-    return tomllib.loads((ROOT / "notebooks" / "index.toml").read_text(encoding="utf-8"))
+    return catalog.read_toml(ROOT / "notebooks" / "index.toml")
 
 
 def platform() -> str:
@@ -67,24 +66,39 @@ def start(notebook: str, source: str | None = None) -> None:
         source: "embedded" or "hub"; None takes `WORKSHOP_SOURCE`, else "hub" on Colab and Kaggle, else "embedded".
 
     Raises:
-        WorkshopError: the notebook or the source is unknown, or the Hub was asked for and does not answer.
+        WorkshopError: the notebook or the source is unknown, the Hub was asked for and does not answer, or this Python is
+            too old or lacks our packages.
     """
+    if sys.version_info[:2] < install.OLDEST:
+        raise WorkshopError(install.unsupported_python())
     notebooks = index()["notebook"]
     if notebook not in notebooks:
         raise WorkshopError(f'There is no notebook "{notebook}". There are: {", ".join(notebooks)}.')
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    _bypass_proxies()
     if platform() != "local":
-        from utils import install
-
         install.missing_packages()
     note = _choose_source(source, notebooks[notebook].get("local_hub", False))
-    where = device()
-    seed_everything()
+    try:
+        where = device()
+        seed_everything()
+    except ModuleNotFoundError as error:
+        raise WorkshopError(
+            f"This kernel is {sys.executable}, which lacks {error.name}: choose the workshop's kernel, or run: make lab"
+        ) from None
     _started[notebook] = time.perf_counter()
     entry = notebooks[notebook]
     line = f"source: {catalog.source()} · device: {where} · seed: {SEED}"
     print(line + (f" · about {entry['seconds']} s on two CPU cores" if "seconds" in entry else "") + note)
+
+
+def _bypass_proxies() -> None:
+    """Reach servers on this machine directly: the local Hub, the demo, the API server."""
+    proxies = urllib.request.getproxies_environment()
+    hosts = proxies.pop("no", "")
+    if proxies and not {"*", "127.0.0.1"} & set(hosts.split(",")):
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{hosts},127.0.0.1,localhost".lstrip(",")
 
 
 def _choose_source(source: str | None, local_hub: bool) -> str:
@@ -98,7 +112,7 @@ def _choose_source(source: str | None, local_hub: bool) -> str:
     os.environ["WORKSHOP_SOURCE"] = asked or ("embedded" if platform() == "local" else "hub")
     note = ""
     if catalog.source() == "hub":
-        endpoint = os.environ.get("HF_ENDPOINT", HUB)
+        endpoint = catalog.hub_address()
         if catalog.reachable(endpoint):
             for name in OFFLINE:
                 os.environ.pop(name, None)
@@ -112,6 +126,10 @@ def _choose_source(source: str | None, local_hub: bool) -> str:
         note = f"\n{endpoint} does not answer: using the embedded models."
     _own_choice = None if asked else catalog.source()
     os.environ.update(OFFLINE)
+    for name, address in urllib.request.getproxies_environment().items():
+        if address.startswith("socks"):  # of no use without a network, but the Hub's client would ask for a package
+            for variable in (f"{name}_proxy", f"{name}_proxy".upper()):
+                os.environ.pop(variable, None)
     if local_hub:
         del os.environ["HF_HUB_OFFLINE"]  # it would forbid calls to our own server, too
         os.environ.update(_start_local_hub())
@@ -125,11 +143,19 @@ def _start_local_hub() -> dict[str, str]:
     if _local_hub is None:
         from utils.local_hub import LocalHub
 
-        folder = Path(tempfile.mkdtemp(prefix="workshop-hub-"))
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="workshop-hub-"))
+        except OSError as error:
+            raise WorkshopError(
+                f"The rehearsal Hub finds no folder to write to ({error.strerror}). "
+                "Free some disk space, or set TMPDIR to a folder that can be written."
+            ) from None
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         _local_hub = LocalHub(folder).__enter__()
         (folder / "home").mkdir()
         (folder / "home" / "token").write_text(_local_hub.token(), encoding="utf-8")  # as if you had logged in
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"):  # yours is for the real Hub, and void here
+        os.environ.pop(name, None)
     return _local_hub.environment(_local_hub.store.folder / "home")
 
 
