@@ -147,7 +147,8 @@ class Gate:
                 scope, receive, count
             )
 
-    async def read(self, receive: Callable) -> bytes:
+    @staticmethod
+    async def read(receive: Callable) -> bytes:
         """The body, of which no more than allowed is kept."""
         body, size, more = b"", 0, True
         try:
