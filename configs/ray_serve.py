@@ -26,6 +26,7 @@ from starlette.responses import JSONResponse, Response
 
 from utils.catalog import checkpoint
 from utils.serve import MAX_WAITING, Gate, Refused, Stars, read_text
+from utils.workshop import device
 
 
 @serve.deployment(
@@ -39,7 +40,7 @@ class Service:
 
     def __init__(self, model: str) -> None:
         self.stars = Stars(model)
-        self.stars.setup("cuda" if ray.get_gpu_ids() else "cpu")
+        self.stars.setup(device().type)
 
     @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.01)
     async def rate(self, texts: list[str]) -> list:

@@ -32,7 +32,6 @@ from utils.workshop import OFFLINE, QUIET, ROOT, SEED, seed_everything
 HEAD = ["what", "against", "target", "reached", "how it was measured"]
 THREADS = 2
 OLD_MODELS = 6_000_000_000  # bytes that the notebooks of 2021 fetched from the Hub: "over 6 GB" in the notes on them
-TARGET_MAE = 1.0  # stars, of 200 validation reviews; always answering three stars is off by 1.2
 Row = list[str]
 
 
@@ -92,58 +91,68 @@ def classifier(ours: bool) -> tuple[Any, Any]:
     return model, torch.optim.AdamW(groups, weight_decay=0.01)
 
 
-def seconds_to_target(ours: bool, target: float) -> tuple[float, int]:
-    """Seconds in training steps, and their number, until an evaluation (every 10 steps) reaches the target MAE.
+def train(ours: bool, target: float, steps: int = -1) -> list[tuple[float, int, float]]:
+    """Train until an evaluation on 200 validation reviews reaches the target.
 
-    The planned training is the same on both sides: twice 2,000 reviews, 16 in a step.
+    Returns:
+        for each evaluation, one every 25 steps: seconds in training steps so far, steps, and the error in stars.
     """
     from transformers import AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
 
-    train, validation = german(96, False) if ours else german(180, "max_length")
+    rows, validation = german(96, False) if ours else german(180, "max_length")
     model, optimizer = classifier(ours)
+    if steps > 0:
+        validation = validation.select(range(20))  # a trial
     bar = tqdm(desc=f"fine-tuning, {'ours' if ours else '2021'}", unit=" steps", leave=False)
+    seconds, found = [], []
 
     class Clock(TrainerCallback):
-        seconds, errors = 0.0, []
-
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             self.begun = time.perf_counter()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            self.seconds += time.perf_counter() - self.begun
+            seconds.append(time.perf_counter() - self.begun)
             bar.update()
 
         def on_evaluate(self, arguments: Any, state: Any, control: Any, metrics: dict, **_: Any) -> None:
+            found.append((sum(seconds), len(seconds), metrics["eval_mae"]))
             bar.set_postfix(mae=metrics["eval_mae"])
             control.should_training_stop = metrics["eval_mae"] <= target
 
-    clock = Clock()
     settings = {"warmup_steps": 0.1, "train_sampling_strategy": "group_by_length"} if ours else {"learning_rate": 5e-5}
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
-            output_dir=folder, num_train_epochs=2, per_device_train_batch_size=16, per_device_eval_batch_size=40,
-            eval_strategy="steps", eval_steps=10, save_strategy="no", logging_strategy="no", report_to="none",
-            disable_tqdm=True, use_cpu=True, seed=SEED, **settings,
+            output_dir=folder, num_train_epochs=2 if ours else 1, max_steps=steps, per_device_train_batch_size=16,
+            per_device_eval_batch_size=40, eval_strategy="steps", eval_steps=steps if steps > 0 else 25,
+            save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True, seed=SEED,
+            **settings,
         )  # fmt: skip
         trainer = Trainer(
-            model=model, args=arguments, train_dataset=train, eval_dataset=validation, callbacks=[clock],
+            model=model, args=arguments, train_dataset=rows, eval_dataset=validation, callbacks=[Clock()],
             processing_class=AutoTokenizer.from_pretrained(checkpoint("reviews-base")), optimizers=(optimizer, None),
             compute_metrics=lambda e: {"mae": float(abs(e.predictions.argmax(axis=-1) - e.label_ids).mean())},
         )  # fmt: skip
         trainer.train()
     bar.close()
-    return clock.seconds, trainer.state.global_step
+    return found
 
 
 def fine_tuning(quick: bool) -> Row:
-    target = 5.0 if quick else TARGET_MAE
-    (old, old_steps), (new, new_steps) = [seconds_to_target(ours, target) for ours in (False, True)]
+    import torch
+
+    torch.set_num_threads(THREADS)
+    steps = 2 if quick else -1
+    # the target, stated before the run: the best error that one pass of the old recipe over 2,000 reviews reaches
+    old, old_steps, target = min(train(False, 0, steps), key=lambda evaluation: evaluation[2])
+    new, new_steps, error = train(True, target, steps)[-1]
+    reached = times([old / new]) if error <= target else f"0× (the error stays at {error:.2f})"
     how = (
-        f"German reviews, batches of 16, until the error of 200 validation reviews, seen every 10 steps, is at most "
-        f"{target:.2f} stars: {old:.0f} s in {old_steps} steps against {new:.0f} s in {new_steps}; evaluation not counted"
+        f"2,000 German reviews, 16 in a step, one run each; until the error of 200 validation reviews, seen every 25 steps, "
+        f"is at most {target:.2f} stars, the best of one old pass: {old:.0f} s in {old_steps} steps against {new:.0f} s "
+        f"in {new_steps}; time in training steps"
     )
     what = "the recipe of 2021: all weights, fp32, padded to 180 tokens"
-    return ["fine-tuning to the same error (notebook 09)", what, "≥ 3×", times([old / new]), how]
+    return ["fine-tuning to the same error (notebook 09)", what, "≥ 3×", reached, how]
 
 
 def quantized(folder: Path) -> Callable[[list[str]], list[int]]:
