@@ -14,7 +14,7 @@ BEGIN ?= 09:00
 PY := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup workshop test browser lab doctor bundle slides timetable format outputs evaluate clean
+.PHONY: help setup workshop test browser lab doctor bundle slides timetable format outputs evaluate bench clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*##/ { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ outputs: setup ## run every notebook and write its outputs into the committed fi
 
 evaluate: setup ## measure the embedded checkpoints (DATA=folder adds the benchmarks that are not shipped)
 	@$(PY) -m utils.recipes.evaluate $(if $(DATA),--data $(DATA))
+
+bench: setup ## measure how fast we are, and against what; writes the table in the README (12 minutes on idle cores)
+	@$(PY) -m utils.bench
 
 clean: ## delete what can be made again, except the virtual environment
 	rm -rf build .pytest_cache .ruff_cache

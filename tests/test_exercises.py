@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from utils import WorkshopError, exercises
 from utils.exercises import CORRECT, NOT_ATTEMPTED, NOT_YET, Exercise, Hint, call, judge
+from utils.workshop import ROOT
 
 NONSENSE = [None, 0, -1, float("nan"), "", "text", [], {}, object(), print, int]
 ALL = [(name, exercises.get(name)) for name in exercises.names()]
@@ -234,3 +235,10 @@ def test_hint_and_solution_print(capsys):
     assert "zip()" in out
     assert "def mean_absolute_error" in out
     assert "(0, 1)" in out
+
+
+def test_a_reference_of_the_server_shows_its_source_and_loads_no_server_before(capsys):
+    exercises.solution("12.2")
+    assert capsys.readouterr().out.startswith("def problem(text")
+    code = "import sys; from utils import exercises; exercises.names(); sys.exit('utils.serve' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

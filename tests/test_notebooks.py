@@ -3,6 +3,7 @@
 import re
 
 import nbformat
+import psutil
 import pytest
 
 from utils import WorkshopError, exercises, notebooks, workshop
@@ -110,6 +111,14 @@ def test_a_run_reports_cost_and_failures(tmp_path):
     assert run(make(tmp_path, "1", "1 / 0"))["status"] == "cell 2: ZeroDivisionError: division by zero"
     dead = run(make(tmp_path, "import os; os._exit(1)"))
     assert dead["status"] == "cell 1: the kernel died (out of memory?)"
+
+
+@pytest.mark.skipif(not psutil.LINUX, reason="only Linux tells what a process shares")
+def test_memory_that_two_processes_share_counts_once(tmp_path):
+    source = "import os, time; block = b'x' * 400_000_000; child = os.fork(); time.sleep(2); child or os._exit(0)"
+    outcome = run(make(tmp_path, source))
+    assert outcome["status"] == "ok"
+    assert 400 < outcome["peak_mb"] < 700
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):

@@ -106,7 +106,11 @@ def write(notebook: NotebookNode, path: Path) -> None:
 
 
 class _Memory(threading.Thread):
-    """Watches the memory of the kernels below this process, and keeps the largest sum in MB."""
+    """Watches the memory of the kernels below this process, and keeps the largest sum in MB.
+
+    Processes share pages, those of libraries for one. Linux tells how large the share of each is (PSS); elsewhere, such
+    pages count once for every process.
+    """
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -117,7 +121,7 @@ class _Memory(threading.Thread):
             total = 0
             for process in psutil.Process().children(recursive=True):
                 try:
-                    total += process.memory_info().rss
+                    total += process.memory_full_info().pss if psutil.LINUX else process.memory_info().rss
                 except psutil.Error:
                     continue
             self.peak = max(self.peak, total / 1e6)

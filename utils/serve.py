@@ -34,7 +34,6 @@ import litserve
 from starlette.responses import JSONResponse, PlainTextResponse
 
 from utils import WorkshopError
-from utils.exercises.n12 import problem
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_BYTES = 100_000  # of one request
@@ -66,6 +65,17 @@ class Stars(litserve.LitAPI):
 
     def encode_response(self, scores: list) -> list:
         return [scores]  # [[{"label": …, "score": …}, …]]
+
+
+def problem(text: object, limit: int = 5_000) -> str:
+    """Why a text is refused, as a sentence; an empty string if it is fine."""
+    if not isinstance(text, str):
+        return "Send a text."
+    if not text.strip():
+        return "The text is empty: write a review."
+    if len(text) > limit:
+        return f"The text has {len(text):,} characters; at most {limit:,} are accepted."
+    return ""
 
 
 class Refused(Exception):
@@ -137,7 +147,8 @@ class Gate:
                 scope, receive, count
             )
 
-    async def read(self, receive: Callable) -> bytes:
+    @staticmethod
+    async def read(receive: Callable) -> bytes:
         """The body, of which no more than allowed is kept."""
         body, size, more = b"", 0, True
         try:

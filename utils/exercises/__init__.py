@@ -11,11 +11,12 @@ import importlib
 import inspect
 import json
 import os
+import pkgutil
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from utils import WorkshopError, catalog
@@ -44,6 +45,7 @@ class Exercise:
     Attributes:
         title: what it asks for, in a few words.
         reference: a solution; `check` returns it in place of a missing or wrong answer, so that the notebook goes on.
+            "utils.serve:problem" stands for a function of another module, which is imported when somebody asks for it.
         test: called with an answer, raises `Hint` if it is wrong.
         hint: the sentence for those who have not started.
         mistakes: typical wrong answers, each with a part of the hint that it must get; the test suite runs them.
@@ -166,7 +168,10 @@ def get(name: str) -> Exercise:
     if name not in exercises:
         there = ", ".join(exercises) or "none in that notebook"
         raise WorkshopError(f'There is no exercise "{name}". There are: {there}.')
-    return exercises[name]
+    exercise = exercises[name]
+    if str(exercise.reference).startswith("utils."):
+        return replace(exercise, reference=pkgutil.resolve_name(exercise.reference))
+    return exercise
 
 
 def _module(number: str) -> dict[str, Exercise]:

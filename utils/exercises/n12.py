@@ -7,23 +7,12 @@ import time
 
 from utils.exercises import Exercise, Hint, call
 
-LIMIT = 5_000  # characters that the server of the notebook accepts
+LIMIT = 5_000  # characters, as exercise 12.2 states it
 
 
 def label_scores(results):
     """What gr.Label expects, from what a text-classification pipeline returns for one text."""
     return {result["label"]: result["score"] for result in results}
-
-
-def problem(text):
-    """Why a request is refused, as a sentence; an empty string if it is fine."""
-    if not isinstance(text, str):
-        return "Send a text."
-    if not text.strip():
-        return "The text is empty: write a review."
-    if len(text) > 5_000:
-        return f"The text has {len(text):,} characters; at most 5,000 are accepted."
-    return ""
 
 
 def requests_per_second(finished):
@@ -194,7 +183,7 @@ EXERCISES = {
     ),
     "12.2": Exercise(
         title="what a server refuses",
-        reference=problem,
+        reference="utils.serve:problem",  # the server itself uses it
         test=_test_problem,
         hint="Three things can be wrong: it is no text, it is blank, it is too long. Test them in this order.",
         mistakes=[
