@@ -3,11 +3,13 @@
 The floors lie a few points below what was measured, on data of our own only, so that a broken checkpoint cannot land.
 """
 
+import re
+
 import pytest
 from transformers import pipeline
 
 from utils import catalog
-from utils.recipes import audio, coder, evaluate, ner, translator, vision
+from utils.recipes import audio, coder, evaluate, ner, seal, translator, vision
 
 FLOORS = {  # name: (which of its results, the least that it must reach)
     "sentiment": (0, 88),
@@ -33,6 +35,23 @@ def test_a_checkpoint_is_as_good_as_its_card_says(name):
 def test_every_checkpoint_is_measured():
     embedded = {name for name, entry in catalog.entries()["checkpoint"].items() if "path" in entry}
     assert set(evaluate.MEASURES) == embedded | {"summarizer"}  # which selects sentences with minilm
+
+
+QUALITIES = {name: entry["quality"] for name, entry in catalog.entries()["checkpoint"].items() if "quality" in entry}
+
+
+@pytest.mark.parametrize(("name", "quality"), QUALITIES.items())
+def test_every_figure_of_the_catalog_stands_in_the_card(name, quality):
+    card = (catalog.DATA / "checkpoints" / name / "README.md").read_text(encoding="utf-8")
+    measured = card.split("<!-- measured -->")[1].split("<!-- /measured -->")[0]
+    values = [float(value) for value in re.findall(r"\| (\d+\.\d+)", measured)]
+    for figure in re.findall(r"(?<![\w.])\d[\d,]*(?:\.\d+)?", quality.replace("F1", "")):
+        decimals = len(figure.partition(".")[2])
+        assert figure in measured or figure in [f"{value:.{decimals}f}" for value in values], figure
+
+
+def test_the_table_of_checkpoints_is_generated():
+    assert seal.table() in (catalog.DATA / "README.md").read_text(encoding="utf-8"), "python -m utils.recipes.seal"
 
 
 def test_the_translator_translates_everyday_sentences():

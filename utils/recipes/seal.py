@@ -1,6 +1,6 @@
-"""Write the checksums of the embedded files into `data/catalog.toml`: `python -m utils.recipes.seal`.
+"""Write checksums into `data/catalog.toml`, and its table into `data/README.md`: `python -m utils.recipes.seal`.
 
-Run it after a recipe has changed a file on purpose; a test fails while the catalog and the files disagree.
+Run it after a recipe has changed a file on purpose; a test fails while the catalog, the files and the table disagree.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 
 from utils.catalog import DATA, entries
+from utils.notebooks import replace_between
 
 PATTERNS = {"checkpoint": ("*.safetensors", "*.json", "*.txt"), "corpus": ("*/*.jsonl.gz",)}
 
@@ -30,5 +31,23 @@ def sealed_catalog() -> str:
     return text
 
 
+def table() -> str:
+    """The checkpoints of the catalog as a Markdown table: title, terms, size here and on the Hub, quality."""
+    lines = ["| name | what | terms | MB here | on the Hub, MB | quality |", "|---|---|---|---|---|---|"]
+    for name, entry in entries()["checkpoint"].items():
+        folder, here, hub = DATA / entry.get("path", ""), "–", "–"
+        if "path" in entry:
+            here = f"{sum(file.stat().st_size for file in folder.glob('*')) / 1e6:.1f}" if folder.exists() else "0"
+        if "hub" in entry:
+            hub = f"[{entry['hub']}](https://huggingface.co/{entry['hub']}), {entry['hub_mb']}"
+        title = f"[`{name}`]({entry['path']}/README.md)" if folder.exists() and "path" in entry else f"`{name}`"
+        row = [title, entry["title"], entry["licence"], here, hub, entry.get("quality", "see its card on the Hub")]
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     (DATA / "catalog.toml").write_text(sealed_catalog(), encoding="utf-8", newline="\n")
+    readme = DATA / "README.md"
+    text = replace_between(readme.read_text(encoding="utf-8"), "checkpoints", table())
+    readme.write_text(text, encoding="utf-8", newline="\n")
