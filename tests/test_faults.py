@@ -80,7 +80,7 @@ Jupyter's kernel is another Python | the kernel named python3 is the system's | 
 packages older than ours | stand-ins one version below requirements.txt, and at its floors | make doctor: `not met: datasets>=4.0 (have 3.6.0)`; at the floors all is well | test_the_doctor_compares_versions_with_the_floors
 the registry cannot be reached at the set-up | its address refuses | `The package registry cannot be reached.` | test_an_unreachable_registry_is_one_line_and_the_next_run_goes_on
 started from another folder of the clone | the first cell runs three folders deeper | `source: embedded`, as ever | test_started_from_another_folder
-started from outside of the clone, no network | the first cell runs elsewhere, and would fetch the workshop | a `CalledProcessError` of git: open the notebook where it lies | test_started_from_outside
+started from outside of the clone, no network | the first cell runs elsewhere, and would fetch the workshop | `fatal: unable to access`, git's own line: open the notebook where it lies | test_started_from_outside
 a path with spaces and umlauts | all of it in `100 % Übung #1 – l'été (neu)` | nothing: it runs | test_an_odd_path
 a path with brackets | a clone in `workshop [1]` | `… has one of [ ] * ? in its path, which …datasets… cannot read: rename it.` | test_a_path_with_brackets
 HOME unset, a user without a name | as in some containers | nothing: the cache is in the temporary folder | test_no_home
