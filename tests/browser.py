@@ -50,6 +50,11 @@ SLIDE = """slide => ({
     }),
 })"""
 
+# a deck sets the formulas of a slide anew when the slide is turned to, and a busy machine takes its time
+FORMULAS_ARE_SET = """() => [...document.querySelectorAll(".slides section.present:not(.stack)")].every(slide =>
+    slide.querySelectorAll(".mjx-chtml:not(.MJXc-processing)").length
+        >= slide.querySelectorAll("script[type^='math/tex']").length)"""
+
 
 @contextmanager
 def chromium(width: int = 1280, height: int = 800, scale: float = 1) -> Iterator[tuple[Page, list[str]]]:
@@ -175,9 +180,10 @@ def rate(page: Page, review: str) -> None:
 
 
 def open_deck(page: Page, deck: Path) -> None:
-    """Open a deck from the disk, and wait until reveal.js has started. Slides change at once, without a movement."""
+    """Open a deck from the disk, and wait until reveal.js and MathJax have started. Slides change at once, without a movement."""
     page.goto(deck.as_uri())
     page.locator(".reveal.ready").wait_for()
+    page.wait_for_function("() => window.MathJax && MathJax.isReady")
     page.add_style_tag(content="* { transition: none !important; }")
 
 
@@ -188,5 +194,6 @@ def slides(page: Page) -> Iterator[dict[str, Any]]:
         present = page.locator(".slides section.present:not(.stack)")
         while present.locator(".fragment:not(.visible)").count():
             page.keyboard.press("Space")
+        page.wait_for_function(FORMULAS_ARE_SET)
         yield present.evaluate(SLIDE)
         page.keyboard.press("Space")

@@ -73,7 +73,6 @@ def test_a_deck_opened_as_a_file_shows_formulas_figures_and_notes_without_a_netw
     deck = make_deck("02")
     with browser.chromium() as (page, trouble):
         browser.open_deck(page, deck)
-        page.locator(".mjx-chtml").first.wait_for(state="attached")
         slides = list(browser.slides(page))
     figures = [figure for slide in slides for figure in slide["figures"]]
     assert len(slides) >= 10
