@@ -344,7 +344,7 @@ def test_a_token_that_the_hub_refuses(monkeypatch, user_sees):
     with server(answer) as url:
         user_sees(refused_model(url, monkeypatch))
         monkeypatch.setenv("HF_TOKEN", "hf_good")
-        catalog._ask_hub(url, "somebody/model")  # has nothing to say
+        catalog._ask_hub(url, "somebody/model", "main")  # has nothing to say
 
 
 def test_a_token_of_the_real_hub_is_kept_from_ours(tmp_path):

@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 
 from utils.catalog import checkpoint, corpus, entries
 from utils.notebooks import replace_between
+from utils.recipes import reviews
 from utils.workshop import OFFLINE, QUIET, ROOT, SEED, seed_everything
 
 HEAD = ["what", "against", "target", "reached", "how it was measured"]
@@ -53,42 +54,32 @@ def times(ratios: list[float]) -> str:
     return text if len(ratios) == 1 else f"{text} ({min(ratios):.1f} to {max(ratios):.1f})"
 
 
-def texts_of(reviews: Any) -> list[str]:
-    return [f"{title}. {body}" for title, body in zip(reviews["review_title"], reviews["review_body"], strict=True)]
-
-
 def german(length: int, padding: str | bool) -> tuple[Any, Any]:
     """Tokenized German reviews: to train on, those of notebook 09; and 200 of validation."""
     from transformers import AutoTokenizer
 
+    from utils.recipes.reviews_stars import notebook_reviews
+
     tokenizer = AutoTokenizer.from_pretrained(checkpoint("reviews-base"))
 
-    def encode(rows: dict) -> dict:
-        encoded = tokenizer(texts_of(rows), truncation=True, max_length=length, padding=padding)
-        return {**encoded, "label": [stars - 1 for stars in rows["stars"]]}
+    def encode(row: dict) -> dict:
+        encoded = tokenizer(reviews.text(row), truncation=True, max_length=length, padding=padding)
+        return {**encoded, "label": row["stars"] - 1}
 
-    reviews = corpus("reviews", "de")
-    train = reviews["train"].filter(lambda review: len(review["review_body"].split()) >= 10)
-    train = train.shuffle(seed=SEED).sort("origin", reverse=True).select(range(2_000))  # the written ones first
-    return train.map(encode, batched=True), reviews["validation"].select(range(200)).map(encode, batched=True)
+    return notebook_reviews().map(encode), corpus("reviews", "de")["validation"].select(range(200)).map(encode)
 
 
-def classifier(ours: bool) -> tuple[Any, Any]:
-    """The model that is trained, and its optimizer: of notebook 09, or all of it with Trainer's default (None)."""
+def bf16_pays() -> bool:
+    """Is a product in bf16 much faster here than one in fp32? Notebook 09 asks in the same way."""
     import torch
-    from transformers import AutoModelForSequenceClassification
+    from torch.utils.benchmark import Timer
 
-    seed_everything()
-    settings = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0} if ours else {}
-    model = AutoModelForSequenceClassification.from_pretrained(checkpoint("reviews-base"), num_labels=5, **settings)
-    if not ours:
-        return model, None
-    model.base_model.embeddings.requires_grad_(False)
-    model.base_model.encoder.layer[:2].requires_grad_(False)
-    head = [p for name, p in model.named_parameters() if name.startswith(("classifier.", "bert.pooler."))]
-    layers = [p for p in model.base_model.encoder.parameters() if p.requires_grad]
-    groups = [{"params": layers, "lr": 1.5e-4}, {"params": head, "lr": 1e-3}]
-    return model, torch.optim.AdamW(groups, weight_decay=0.01)
+    times = []
+    for dtype in (torch.bfloat16, torch.float32):
+        a, b = torch.randn(768, 384, dtype=dtype), torch.randn(384, 1536, dtype=dtype)
+        timer = Timer("a @ b", globals={"a": a, "b": b}, num_threads=THREADS)
+        times.append(timer.blocked_autorange(min_run_time=0.2).median)
+    return times[0] < 0.7 * times[1]
 
 
 def train(ours: bool, target: float, steps: int = -1) -> list[tuple[float, int, float]]:
@@ -97,10 +88,23 @@ def train(ours: bool, target: float, steps: int = -1) -> list[tuple[float, int, 
     Returns:
         for each evaluation, one every 25 steps: seconds in training steps so far, steps, and the error in stars.
     """
-    from transformers import AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
 
-    rows, validation = german(96, False) if ours else german(180, "max_length")
-    model, optimizer = classifier(ours)
+    from utils.recipes.reviews_stars import MAX_LENGTH, NOTEBOOK_EPOCHS, notebook_model
+
+    base = checkpoint("reviews-base")
+    rows, validation = german(MAX_LENGTH, False) if ours else german(180, "max_length")
+    if ours:
+        model, optimizer = notebook_model(base)
+    else:
+        seed_everything()
+        model, optimizer = AutoModelForSequenceClassification.from_pretrained(base, num_labels=5), None
     if steps > 0:
         validation = validation.select(range(20))  # a trial
     bar = tqdm(desc=f"fine-tuning, {'ours' if ours else '2021'}", unit=" steps", leave=False)
@@ -119,17 +123,17 @@ def train(ours: bool, target: float, steps: int = -1) -> list[tuple[float, int, 
             bar.set_postfix(mae=metrics["eval_mae"])
             control.should_training_stop = metrics["eval_mae"] <= target
 
-    settings = {"warmup_steps": 0.1, "train_sampling_strategy": "group_by_length"} if ours else {"learning_rate": 5e-5}
+    settings = {"warmup_steps": 0.1, "train_sampling_strategy": "group_by_length", "bf16": bf16_pays()} if ours else {}
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
-            output_dir=folder, num_train_epochs=2 if ours else 1, max_steps=steps, per_device_train_batch_size=16,
+            output_dir=folder, num_train_epochs=NOTEBOOK_EPOCHS if ours else 1, max_steps=steps, per_device_train_batch_size=16,
             per_device_eval_batch_size=40, eval_strategy="steps", eval_steps=steps if steps > 0 else 25,
             save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True, seed=SEED,
             **settings,
         )  # fmt: skip
         trainer = Trainer(
             model=model, args=arguments, train_dataset=rows, eval_dataset=validation, callbacks=[Clock()],
-            processing_class=AutoTokenizer.from_pretrained(checkpoint("reviews-base")), optimizers=(optimizer, None),
+            processing_class=AutoTokenizer.from_pretrained(base), optimizers=(optimizer, None),
             compute_metrics=lambda e: {"mae": float(abs(e.predictions.argmax(axis=-1) - e.label_ids).mean())},
         )  # fmt: skip
         trainer.train()
@@ -147,7 +151,7 @@ def fine_tuning(quick: bool) -> Row:
     new, new_steps, error = train(True, target, steps)[-1]
     reached = times([old / new]) if error <= target else f"0× (the error stays at {error:.2f})"
     how = (
-        f"2,000 German reviews, 16 in a step, one run each; until the error of 200 validation reviews, seen every 25 steps, "
+        f"2,000 German reviews, 16 in a step, one run each, ours in {'bf16' if bf16_pays() else 'fp32'}; until the error of 200 validation reviews, seen every 25 steps, "
         f"is at most {target:.2f} stars, the best of one old pass: {old:.0f} s in {old_steps} steps against {new:.0f} s "
         f"in {new_steps}; time in training steps"
     )
@@ -211,7 +215,7 @@ def serving(quick: bool) -> Row:
         texts, stars = [], []
         for language in entries()["corpus"]["reviews"]["configs"]:
             gold = corpus("reviews", language)["gold"]
-            texts, stars = texts + texts_of(gold), stars + gold["stars"][:]
+            texts, stars = texts + [reviews.text(row) for row in gold], stars + gold["stars"][:]
         step = 50 if quick else 1
         texts, stars = texts[::step], stars[::step]
         errors = {}
@@ -262,6 +266,8 @@ def peak(quick: bool) -> Row:
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import AutoTokenizer, DataCollatorWithPadding
 
+    from utils.recipes.reviews_stars import MAX_LENGTH, notebook_model
+
     torch.set_num_threads(THREADS)
     rates = {}
     for size in (512,) if quick else (512, 1024, 2048, 4096):
@@ -269,9 +275,10 @@ def peak(quick: bool) -> Row:
         timer = Timer("a @ b", globals={"a": a, "b": b}, num_threads=THREADS)
         rates[size] = 2 * size**3 / timer.blocked_autorange(min_run_time=0.1 if quick else 2).median
     best = max(rates.values())
-    train, _ = german(96, False)
-    model, optimizer = classifier(ours=True)
-    pad = DataCollatorWithPadding(AutoTokenizer.from_pretrained(checkpoint("reviews-base")))
+    base = checkpoint("reviews-base")
+    train, _ = german(MAX_LENGTH, False)
+    model, optimizer = notebook_model(base)
+    pad = DataCollatorWithPadding(AutoTokenizer.from_pretrained(base))
     rows = sorted(train.select_columns(["input_ids", "attention_mask", "label"]), key=lambda r: len(r["input_ids"]))
     number = 1 if quick else 8  # batches, from the shortest reviews to the longest
     batches = [pad(rows[begin : begin + 16]) for begin in range(0, len(rows) - 16, len(rows) // number)]

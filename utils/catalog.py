@@ -36,7 +36,7 @@ DATA = Path(__file__).resolve().parent.parent / "data"
 SOURCES = ("embedded", "hub")
 WEIGHTS = "model.safetensors"
 NEEDED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.spm")  # of a Hub repository's top folder
-WITH_POOLER = ("Model", "ForSequenceClassification", "TapasForQuestionAnswering")
+WITH_POOLER = ("Model", "ForSequenceClassification")
 MEND = "git restore data (or clone the workshop again)"
 STALE_SECONDS = 3600  # a half-made merge older than this was left by a process that was killed
 
@@ -201,12 +201,12 @@ def _status(url: str, seconds: float, token: str | None = None) -> int | None:
 
 
 @functools.cache
-def _ask_hub(address: str, model: str) -> None:
+def _ask_hub(address: str, model: str, revision: str) -> None:
     """Refuse a model that the Hub does not give out; the libraries would say so after 46 seconds, or in a traceback."""
     from huggingface_hub import get_token
 
     token = get_token()
-    status = _status(f"{address}/{model}/resolve/main/config.json", 10.0, token)
+    status = _status(f"{address}/{model}/resolve/{revision}/config.json", 10.0, token)
     if status is not None and status < 400:
         return
     what = f'answers {status} ({http.client.responses.get(status, "?")}) for "{model}"' if status else "does not answer"
@@ -244,7 +244,7 @@ def _download(name: str) -> str:
     from huggingface_hub.errors import HfHubHTTPError
 
     entry = _entry("checkpoint", name)
-    _ask_hub(hub_address(), entry["hub"])
+    _ask_hub(hub_address(), entry["hub"], entry["revision"])
     try:
         return snapshot_download(
             entry["hub"], revision=entry["revision"], allow_patterns=[*NEEDED, "README.md"], ignore_patterns="*/*"
@@ -405,8 +405,6 @@ def merge_adapter(base: Path, adapter: Path, target: Path) -> None:
             weights["embeddings.word_embeddings.weight"] = np.concatenate([old, value])
         else:
             weights[key] = value
-        if ".token_type_embeddings_" in key:  # TAPAS has several kinds of token types in place of one
-            weights.pop("embeddings.token_type_embeddings.weight", None)
     for matrix, sides in lora.items():
         if matrix not in weights or weights[matrix].shape != (sides["B"].shape[0], sides["A"].shape[1]):
             raise WorkshopError(

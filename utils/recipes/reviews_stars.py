@@ -8,12 +8,14 @@ Notebook 09 teaches this with full fine-tuning on one language; notebook 12 depl
 
 from __future__ import annotations
 
-import random
+from collections.abc import Iterable
+from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, PreTrainedModel
 
-from utils.catalog import checkpoint
+from utils.catalog import checkpoint, corpus
 from utils.recipes import reviews
 from utils.recipes.evaluate import star_errors
 from utils.recipes.training import fit, options, save_adapter, with_lora
@@ -26,6 +28,7 @@ COMPOSED = {"en": 300, "de": 300, "fr": 300, "es": 300, "ja": 2_000}  # beside a
 RATE = 5e-4
 # notebook 09: so many reviews, passes, layers left as they are, and the learning rates of the encoder and of the head
 NOTEBOOK_REVIEWS, NOTEBOOK_EPOCHS, NOTEBOOK_FROZEN, NOTEBOOK_RATES = 2_000, 2, 2, (1.5e-4, 1e-3)
+FAST = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # short runs do well without dropout
 
 
 def training_reviews() -> list[dict]:
@@ -37,64 +40,51 @@ def training_reviews() -> list[dict]:
     return chosen
 
 
-def fine_tune(base: str, rows: list[dict], lora: bool) -> PreTrainedModel:
-    """Fine-tune on reviews: an adapter and the head, one epoch; or without `lora`, as notebook 09 does."""
+def notebook_reviews() -> Dataset:
+    """The German reviews that notebook 09 trains on."""
+    reviews_of_training = corpus("reviews", "de")["train"].filter(lambda row: len(row["review_body"].split()) >= 10)
+    written_first = reviews_of_training.shuffle(seed=SEED).sort("origin", reverse=True)
+    return written_first.select(range(NOTEBOOK_REVIEWS))
+
+
+def notebook_model(base: str) -> tuple[PreTrainedModel, torch.optim.Optimizer]:
+    """The model that notebook 09 trains, its lower part frozen, and the optimizer."""
     seed_everything()
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        base,
-        num_labels=5,
-        id2label=LABELS,
-        label2id={label: number for number, label in LABELS.items()},
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    if lora:
-        model, optimizer = with_lora(model, ("classifier.",)), None
-    else:
-        model.bert.embeddings.requires_grad_(False)
-        model.bert.encoder.layer[:NOTEBOOK_FROZEN].requires_grad_(False)
-        layers = [parameter for parameter in model.bert.encoder.parameters() if parameter.requires_grad]
-        head = [*model.bert.pooler.parameters(), *model.classifier.parameters()]
-        groups = zip((layers, head), NOTEBOOK_RATES, strict=True)
-        optimizer = torch.optim.AdamW([{"params": group, "lr": rate} for group, rate in groups], weight_decay=0.01)
-    texts = [reviews.text(row) for row in rows]
-    encoded = [
-        {"input_ids": ids, "labels": row["stars"] - 1}
-        for ids, row in zip(tokenizer(texts, truncation=True, max_length=MAX_LENGTH)["input_ids"], rows, strict=True)
-    ]
-    fit(
-        model,
-        encoded,
-        DataCollatorWithPadding(tokenizer),
-        NAME,
-        epochs=1 if lora else NOTEBOOK_EPOCHS,
-        learning_rate=RATE,
-        batch_size=16,
-        optimizer=optimizer,
-    )
-    return model
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=5, **FAST)
+    model.bert.embeddings.requires_grad_(False)
+    model.bert.encoder.layer[:NOTEBOOK_FROZEN].requires_grad_(False)
+    layers = [parameter for parameter in model.bert.encoder.parameters() if parameter.requires_grad]
+    head = [*model.bert.pooler.parameters(), *model.classifier.parameters()]
+    groups = [{"params": group, "lr": rate} for group, rate in zip((layers, head), NOTEBOOK_RATES, strict=True)]
+    return model, torch.optim.AdamW(groups, weight_decay=0.01)
+
+
+def train(model: PreTrainedModel, base: str, rows: Iterable[dict], **settings: Any) -> None:
+    """Train on reviews; `settings` go to `fit`."""
+    tokenizer, rows = AutoTokenizer.from_pretrained(base), list(rows)
+    ids = tokenizer([reviews.text(row) for row in rows], truncation=True, max_length=MAX_LENGTH)["input_ids"]
+    encoded = [{"input_ids": one, "labels": row["stars"] - 1} for one, row in zip(ids, rows, strict=True)]
+    fit(model, encoded, DataCollatorWithPadding(tokenizer), NAME, learning_rate=RATE, batch_size=16, **settings)
+    for measure, value in star_errors(model, tokenizer):
+        print(f"| {measure} | {value:.2f} |")
 
 
 def main() -> None:
     compare = {"action": "store_true", "help": "measure notebook 09's recipe on two bases, save nothing"}
     arguments = options(__doc__, NAME, needs_data=False, compare=compare)
     if arguments.compare:
-        german = [row for row in reviews.compose("de", "train") if len(row["review_body"].split()) >= 10]
-        random.Random(SEED).shuffle(german)
-        german.sort(key=lambda row: row["origin"], reverse=True)  # the written ones first
-        for name in ("reviews-base", "minilm"):
-            base = checkpoint(name)
-            model = fine_tune(base, german[:NOTEBOOK_REVIEWS], lora=False)
-            print(f"\n{name}, fine-tuned on {NOTEBOOK_REVIEWS:,} German reviews")
-            for measure, value in star_errors(model, AutoTokenizer.from_pretrained(base)):
-                print(f"| {measure} | {value:.2f} |")
+        for base in map(checkpoint, ("reviews-base", "minilm")):
+            model, optimizer = notebook_model(base)
+            print(f"\n{base}, fine-tuned on {NOTEBOOK_REVIEWS:,} German reviews")
+            train(model, base, notebook_reviews(), epochs=NOTEBOOK_EPOCHS, optimizer=optimizer)
         return
     base = checkpoint("reviews-base")
-    model = fine_tune(base, training_reviews(), lora=True)
+    names = {"id2label": LABELS, "label2id": {label: number for number, label in LABELS.items()}}
+    seed_everything()
+    plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=5, **names, **FAST)
+    model = with_lora(plain, ("classifier.",))
+    train(model, base, training_reviews(), epochs=1)
     save_adapter(model, arguments.output)
-    for measure, value in star_errors(model, AutoTokenizer.from_pretrained(base)):
-        print(f"| {measure} | {value:.2f} |")
 
 
 if __name__ == "__main__":

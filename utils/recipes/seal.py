@@ -35,12 +35,14 @@ def table() -> str:
     """The checkpoints of the catalog as a Markdown table: title, terms, size here and on the Hub, quality."""
     lines = ["| name | what | terms | MB here | on the Hub, MB | quality |", "|---|---|---|---|---|---|"]
     for name, entry in entries()["checkpoint"].items():
-        folder, here, hub = DATA / entry.get("path", ""), "–", "–"
-        if "path" in entry:
-            here = f"{sum(file.stat().st_size for file in folder.glob('*')) / 1e6:.1f}" if folder.exists() else "0"
+        title, here, hub = f"`{name}`", "–", "–"
+        if "package" in entry:
+            here = "0"
+        elif "path" in entry:
+            title = f"[`{name}`]({entry['path']}/README.md)"
+            here = f"{sum(file.stat().st_size for file in (DATA / entry['path']).glob('*')) / 1e6:.1f}"
         if "hub" in entry:
             hub = f"[{entry['hub']}](https://huggingface.co/{entry['hub']}), {entry['hub_mb']}"
-        title = f"[`{name}`]({entry['path']}/README.md)" if folder.exists() and "path" in entry else f"`{name}`"
         row = [title, entry["title"], entry["licence"], here, hub, entry.get("quality", "see its card on the Hub")]
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
