@@ -38,7 +38,7 @@ def _test_pair(answer):
     if numbers == [0, 2]:
         raise Hint("These two share the word *bank*, but not its meaning: the heat map puts another pair closer.")
     if numbers != [0, 1]:
-        raise Hint("Look for the brightest square of the heat map off its diagonal.")
+        raise Hint("Look for the largest number of the heat map off its diagonal.")
 
 
 EXERCISES = {
@@ -46,10 +46,10 @@ EXERCISES = {
         title="read a similarity matrix",
         reference=(0, 1),
         test=_test_pair,
-        hint="The diagonal compares each sentence with itself. Which other square is the brightest?",
+        hint="The diagonal compares each sentence with itself. Which other square has the largest number?",
         mistakes=[
             ((0, 2), "share the word"),
-            ((3, 4), "brightest square"),
+            ((3, 4), "largest number"),
             (0, "a pair of positions"),
             ((0, 5), "five"),
         ],
