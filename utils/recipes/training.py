@@ -104,7 +104,8 @@ def fit(
         seed=SEED,
     )
     trainer = Trainer(
-        model=model,
+        # of a PeftModel, Trainer would save the adapter and forget the head
+        model=model.get_base_model() if isinstance(model, PeftModel) else model,
         args=arguments,
         train_dataset=rows,
         data_collator=collator,
