@@ -75,6 +75,11 @@ def test_texts_of_figures_have_contrast(name):
         assert contrast(plt.rcParams[name], plt.rcParams[paper]) >= 4.5
 
 
+@pytest.mark.parametrize("colour", [figures.RED, figures.BLUE])
+def test_colours_that_write_remarks_have_contrast(colour):
+    assert contrast(colour, plt.rcParams["axes.facecolor"]) >= 4.5
+
+
 def test_every_colour_of_the_palette_carries_black_or_white_text():
     for colour in figures.PALETTE:
         assert max(contrast(ink, colour) for ink in ("black", "white")) >= 4.5, colour

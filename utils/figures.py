@@ -11,8 +11,9 @@ from IPython.display import Image, display
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), told apart with every common colour blindness
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+# Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), told apart with every common colour blindness; the red is a
+# shade darker than theirs, so that it can carry text
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#C25500", "#CC79A7", "#56B4E9", "#000000")
 BLUE, ORANGE, GREEN, RED, PINK, SKY, BLACK = PALETTE
 SEQUENTIAL = "cividis"  # for heat maps: even in brightness, safe for colour-blind readers
 
