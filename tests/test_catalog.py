@@ -87,10 +87,12 @@ def test_the_mirror_of_minilm_is_the_official_file():
 
 
 def test_unknown_names_get_the_nearest_ones():
-    with pytest.raises(WorkshopError, match='no checkpoint called "reviews-bas".*reviews-base'):
+    with pytest.raises(WorkshopError, match='no checkpoint called "reviews-bas". Did you mean reviews-base'):
         catalog.checkpoint("reviews-bas")
     with pytest.raises(WorkshopError, match="There are: .*minilm"):
         catalog.checkpoint("xyzzy")
+    with pytest.raises(WorkshopError, match="Did you mean reviews"):
+        catalog.corpus("revues", "de")
     with pytest.raises(WorkshopError, match='no part "nl".*en, de, fr, es, ja'):
         catalog.corpus("reviews", "nl")
 
