@@ -56,7 +56,7 @@ the cache is read-only | its folder is mounted read-only | a checkpoint that was
 no write permission in the clone | it is mounted read-only | all runs; who saves a model reads `… cannot be written (Read-only file system). Copy the workshop to your own folder.` | test_a_clone_that_is_read_only
 disk full while merging | a disk of 20 MB | `The cache … is full`; with space, the next run works | test_a_full_disk_is_one_line_and_the_next_run_works
 disk full while preparing data | the same | `The corpus "…" could not be prepared (…)` | test_a_corpus_on_a_full_disk_is_one_line_and_the_next_run_works
-disk full while training | a disk of 5 MB | `… cannot be written: is the disk full? With some space free, --resume goes on.` | test_a_disk_that_is_full_while_training
+disk full while training | a disk of 5 MB, and one of 140 | `… cannot be written: is the disk full? With some space free, --resume goes on.` | test_a_disk_that_is_full_while_training
 disk full while pushing | our own Hub's disk has 4 MB | the client's error ends with `The disk of this Hub: No space left on device`; with space, the next push works | test_a_disk_that_is_full_while_pushing
 disk full, no temporary folder | files may have no bytes (ulimit -f 0) | `The rehearsal Hub finds no folder to write to` | test_no_room_for_the_rehearsal_hub
 disk full at the set-up | 1.5 GB are free | `Only … GB are free on this disk` | test_a_full_disk_is_noticed_before_anything_is_written
@@ -86,7 +86,7 @@ a path with brackets | a clone in `workshop [1]` | `… has one of [ ] * ? in it
 HOME unset, a user without a name | as in some containers | nothing: the cache is in the temporary folder | test_no_home
 locale C | no UTF-8 in sight | nothing: texts are read as UTF-8 all the same | test_locale_c
 a clock that is wrong | it says 1999, then 2099 | nothing: it runs | test_a_wrong_clock
-the first cell runs twice | with a Hub of our own | nothing: the Hub and what was pushed stay | test_the_first_cell_runs_twice
+the first cell runs twice | with a Hub of our own; on Colab, when the real one answers again | nothing: our Hub and what was pushed stay; the real one is used | test_the_first_cell_runs_twice
 cells run out of order | a cell from the middle, without those above it | Python's own `No module named 'utils'` or `NameError: name '…' is not defined`: run the cells above | test_cells_out_of_order
 a misspelt name | a checkpoint, a corpus, a language | `Did you mean …?` or, of a few, `It has: …` | test_unknown_names_get_the_nearest_ones
 an answer that never ends | an exercise with an endless loop | `It still ran after … s: is there a loop that never ends?` | test_an_endless_loop_is_stopped
@@ -426,8 +426,9 @@ def test_a_clone_that_is_read_only(user_sees):
     assert not (ROOT / "build" / "fault").exists()
 
 
-def test_a_disk_that_is_full_while_training(tmp_path, user_sees):
-    prefix = small_disk(tmp_path / "disk", "5m")
+@pytest.mark.parametrize("size", ["5m", "140m"], ids=["in the model", "in the optimizer"])  # of a checkpoint
+def test_a_disk_that_is_full_while_training(size, tmp_path, user_sees):
+    prefix = small_disk(tmp_path / "disk", size)
     command = [*prefix, *SCRIPT, *SHORT, "--output", tmp_path / "disk" / "run"]
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
@@ -692,6 +693,11 @@ def test_the_first_cell_runs_twice():
     urls = [line for line in done.stdout.splitlines() if line.startswith("http")]
     assert len(urls) == 2
     assert urls[0] == urls[1]
+    with server(lambda request: request.reply(200)) as url:
+        cell = f"{START.format('00')} import os; os.environ['HF_ENDPOINT'] = '{url}'; {START.format('00')}"
+        done = run(cell, COLAB_RELEASE_TAG="test", HF_ENDPOINT=CLOSED)
+    works(done)
+    assert re.findall("source: (embedded|hub)", done.stdout) == ["embedded", "hub"]
 
 
 def test_cells_out_of_order(user_sees):
