@@ -25,7 +25,10 @@ def make(*targets, **environment):
 
 
 def old_pythons():
-    return sorted(Path.home().glob(".pyenv/versions/3.[6-9]*/bin/python")) + [
+    installed = [
+        path for old in ("3.[6-9]", "3.10") for path in Path.home().glob(f".pyenv/versions/{old}.*/bin/python")
+    ]
+    return sorted(installed) + [
         path for path in map(Path, ("/usr/bin/python3.8", "/usr/bin/python3.9", "/usr/bin/python3.10")) if path.exists()
     ]
 

@@ -244,56 +244,55 @@ def test_who_insists_on_a_parent_is_told_of_a_conflict(hub, api):
         assert sorted(pool.map(push, range(20))) == [200] + [412] * 19
 
 
-def test_a_kill_in_the_middle_of_a_commit_leaves_the_previous_one(tmp_path):
+@pytest.mark.parametrize(
+    ("content", "tags", "limit"),
+    [(b"2" * 5_000, 0, 4_000), (b"2", 0, 400), (b"2", 30, 1_000)],
+    ids=["writing a file", "writing the commit", "writing what the branch points to"],
+)
+def test_a_kill_in_the_middle_of_a_commit_leaves_the_previous_one(content, tags, limit, tmp_path):
     folder = tmp_path / "hub"
     with LocalHub(folder) as hub:
         api = HfApi(endpoint=hub.url, token=hub.token())
         api.create_repo("workshop/tiny")
         before = api.upload_file(path_or_fileobj=b"1", path_in_repo="x", repo_id="workshop/tiny").oid
+        for number in range(tags):
+            api.create_tag("workshop/tiny", tag=f"v{number}")
     server = """
-        import sys, time
+        import resource, signal, sys
         from utils import local_hub
         hub = local_hub.LocalHub(sys.argv[1])
-        write = local_hub._write
-        def slow(file, content):
-            if file.name == "state.json":
-                print("now", flush=True)
-                time.sleep(60)
-            write(file, content)
-        local_hub._write = slow
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # the system kills it within the write that goes beyond the limit
         print(hub.url, flush=True)
         hub.serve()
     """
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(server), str(folder)], stdout=subprocess.PIPE, text=True
-    )
-    url = process.stdout.readline().strip()
-    api = HfApi(endpoint=url, token=hub.token())
-    push = {"path_or_fileobj": b"2", "path_in_repo": "x", "repo_id": "workshop/tiny"}
+    command = [sys.executable, "-c", textwrap.dedent(server), str(folder), str(limit)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    api = HfApi(endpoint=process.stdout.readline().strip(), token=hub.token())
+    push = {"path_or_fileobj": content, "path_in_repo": "x", "repo_id": "workshop/tiny"}
 
     def push_in_vain():
         with contextlib.suppress(Exception):  # the server dies under it
             api.upload_file(**push)
 
     threading.Thread(target=push_in_vain, daemon=True).start()
-    assert process.stdout.readline() == "now\n"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait(timeout=60) == -signal.SIGXFSZ
     with LocalHub(folder) as hub:
         api = HfApi(endpoint=hub.url, token=hub.token())
         assert api.model_info("workshop/tiny").sha == before
         after = api.upload_file(**push).oid
         assert api.model_info("workshop/tiny").sha == after != before
-        assert hub.store.read(hub.store.commit_at("model", "workshop/tiny")["files"]["x"]) == b"2"
+        assert hub.store.read(hub.store.commit_at("model", "workshop/tiny")["files"]["x"]) == content
 
 
 def test_a_port_or_folder_in_use_is_said(hub, tmp_path):
     with pytest.raises(WorkshopError, match="Another local Hub serves"):
         LocalHub(hub.store.folder)
-    with pytest.raises(WorkshopError, match="Port .* cannot be used"):
+    with pytest.raises(WorkshopError, match="Port .* cannot be used") as kept:  # as a notebook keeps the last error
         LocalHub(tmp_path / "second", int(hub.url.rsplit(":", 1)[1]))
     with LocalHub(tmp_path / "second"):
-        pass  # the failed start left no lock behind
+        assert kept.value  # and what it refers to: the failed start left no lock behind
 
 
 CLIENT = """

@@ -1,6 +1,7 @@
 """The form of the committed notebooks, and the runner. nbval runs their cells, see conftest.py."""
 
 import re
+import sys
 
 import nbformat
 import psutil
@@ -134,9 +135,10 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch, caps
     monkeypatch.setattr(notebooks, "execute", execute)
     monkeypatch.setattr(notebooks, "ROOT", tmp_path)
     monkeypatch.setattr(notebooks, "BUILD", tmp_path / "build")
-    with pytest.raises(KeyboardInterrupt):
-        notebooks.run(None, in_place=False)
-    assert notebooks.run(None, in_place=False) == 0
+    monkeypatch.setattr(sys, "argv", ["notebooks", "run"])
+    assert notebooks.main() == 130
+    assert capsys.readouterr().err == "interrupted: the same command goes on from here\n"
+    assert notebooks.main() == 0
     stems = [path.stem for path in PATHS]
     assert ran == [stems[0], stems[1], *stems[1:]]
     assert "total" in capsys.readouterr().out

@@ -41,19 +41,25 @@ def uninterrupted(tmp_path_factory):
 
 
 def test_a_killed_run_resumes_to_the_same_losses(uninterrupted, tmp_path):
-    command = [*SCRIPT, *SHORT, "--output", tmp_path]
+    command = [*SCRIPT, *SHORT, "--checkpoint-every", "2", "--output", tmp_path]
     killed = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     until = time.monotonic() + 120
-    while len(losses(tmp_path)) < 5 and killed.poll() is None and time.monotonic() < until:
-        time.sleep(0.01)
+    is_saving = False  # the checkpoint of step 6
+    while not is_saving and killed.poll() is None and time.monotonic() < until:
+        time.sleep(0.002)
+        names = {path.name for path in tmp_path.glob("checkpoints/*")}
+        is_saving = "step_4" in names and bool(names - {"step_2", "step_4"})
     killed.kill()
     assert killed.wait() == -9
     assert newest_checkpoint(tmp_path).name == "step_4"  # in the middle of the second pass
     assert not (tmp_path / "metrics.json").exists()
-    (tmp_path / "checkpoints" / "draft").mkdir(exist_ok=True)  # as if the kill had come while saving
+    file = tmp_path / "losses.jsonl"
+    file.write_text(file.read_text().replace('"step": 4,', '"step": 4, "kept": true,'))
     resumed = run(*command, "--resume")
     assert resumed.returncode == 0, resumed.stderr
-    assert losses(tmp_path) == losses(uninterrupted)
+    resumed_losses = losses(tmp_path)
+    assert resumed_losses[3].pop("kept")  # it went on from there, it did not begin again
+    assert resumed_losses == losses(uninterrupted)
     assert json.loads((tmp_path / "metrics.json").read_text()) == json.loads(
         (uninterrupted / "metrics.json").read_text()
     )

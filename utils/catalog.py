@@ -332,8 +332,7 @@ def _merged(name: str) -> Path:
         # safetensors reports a full disk as an error of its own, without the number of the system's error
         if not isinstance(error, OSError) and "os error" not in str(error).lower():
             raise
-        text = str(error).lower()
-        full = getattr(error, "errno", None) == 28 or "os error 28" in text or "no space" in text
+        full = getattr(error, "errno", None) == 28 or "os error 28" in str(error).lower()
         what = "is full" if full else f"cannot be written ({getattr(error, 'strerror', None) or error})"
         raise WorkshopError(
             f'The cache {folder.parent} {what}: "{name}" needs about 130 MB there. '
