@@ -361,16 +361,18 @@ def asked(question: str) -> list[float]:
 def as_text(table: pd.DataFrame, question: str) -> list[Row]:
     """Every row as words: each column's name, its value, and how a number compares: with its column, with the question's."""
     columns = [[number(text) for text in table.iloc[:, column]] for column in range(table.shape[1])]
+    present = [{n for n in column if n is not None} for column in columns]
+    others = asked(question)
     rows: list[Row] = []
     for row in range(len(table)):
         words, owners = [], []
         for column, name in enumerate(table.columns):
-            here, there = columns[column][row], {n for n in columns[column] if n is not None}
+            here, there = columns[column][row], present[column]
             compares = here is not None and len(there) > 1
             extreme = ["highest"] * (here == max(there)) + ["lowest"] * (here == min(there)) if compares else []
             against = [
                 word
-                for other in (asked(question) if compares else [])
+                for other in (others if compares else [])
                 for word in ("above" if here > other else "below" if here < other else "equal", f"{other:g}")
             ]
             before = [*extreme, *name.split(), *against, ":"]  # as people speak: highest price, age above 40
