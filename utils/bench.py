@@ -121,7 +121,7 @@ def train(ours: bool, target: float, steps: int = -1, bf16: bool = False) -> lis
         def on_evaluate(self, arguments: Any, state: Any, control: Any, metrics: dict, **_: Any) -> None:
             found.append((sum(seconds), len(seconds), metrics["eval_mae"]))
             bar.set_postfix(mae=metrics["eval_mae"])
-            control.should_training_stop = metrics["eval_mae"] <= target
+            control.should_training_stop |= metrics["eval_mae"] <= target  # or Trainer has counted enough steps
 
     settings = {"warmup_steps": 0.1, "train_sampling_strategy": "group_by_length"} if ours else {}
     with tempfile.TemporaryDirectory() as folder:
