@@ -23,7 +23,7 @@ setup: ## create the virtual environment and install the tested packages (the ot
 	@$(PYTHON) utils/install.py $(VENV) $(TORCH_INDEX)
 
 workshop: setup ## run every notebook; executed copies, HTML and a table of seconds and memory go to build/
-	@$(PY) -m utils.notebooks run
+	@$(PY) -m tools.notebooks run
 
 test: setup ## unit tests, and every notebook cell by cell
 	@$(PY) -m pytest -n $(WORKERS)
@@ -41,25 +41,25 @@ doctor: setup ## is this machine ready for the workshop?
 	@$(PY) -m utils.doctor
 
 bundle: setup ## one archive that installs without a network: the repository and every package, for this system
-	@$(PY) -m utils.bundle --torch-index "$(TORCH_INDEX)"
+	@$(PY) -m tools.bundle --torch-index "$(TORCH_INDEX)"
 
 slides: setup ## decks for presenting, in build/slides; they need no network
-	@$(PY) -m utils.instructor slides
+	@$(PY) -m tools.instructor slides
 
 timetable: setup ## who presents what when (MINUTES=60, 180, 360)
-	@$(PY) -m utils.instructor timetable --minutes $(MINUTES) --begin $(BEGIN)
+	@$(PY) -m tools.instructor timetable --minutes $(MINUTES) --begin $(BEGIN)
 
 format: setup ## format the code, bring the notebooks into their committed form
-	@$(PY) -m ruff format --quiet . && $(PY) -m ruff check --quiet --fix . && $(PY) -m utils.notebooks format
+	@$(PY) -m ruff format --quiet . && $(PY) -m ruff check --quiet --fix . && $(PY) -m tools.notebooks format
 
 outputs: setup ## run every notebook and write its outputs into the committed file, its cost into index.toml
-	@PYTHONHASHSEED=0 $(PY) -m utils.notebooks run --in-place
+	@PYTHONHASHSEED=0 $(PY) -m tools.notebooks run --in-place
 
 evaluate: setup ## measure the embedded checkpoints (DATA=folder adds the benchmarks that are not shipped)
 	@$(PY) -m utils.recipes.evaluate $(if $(DATA),--data $(DATA))
 
 bench: setup ## measure how fast we are, and against what; writes the table in the README (12 minutes on idle cores)
-	@$(PY) -m utils.bench
+	@$(PY) -m tools.bench
 
 clean: ## delete what can be made again, except the virtual environment
 	rm -rf build .pytest_cache .ruff_cache

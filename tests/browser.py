@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import nbformat
 
-from utils import notebooks
+from tools import notebooks
 from utils.workshop import ROOT
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from tests import browser
-from utils import instructor
+from tools import instructor
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -1,6 +1,6 @@
 """The form of the README's table of ratios, and a trial of two rows. The numbers themselves are never asserted."""
 
-from utils import bench
+from tools import bench
 from utils.workshop import ROOT
 
 

@@ -8,7 +8,8 @@ import nbformat
 import pytest
 
 from tests import browser, screenshots
-from utils import WorkshopError, instructor
+from tools import instructor
+from utils import WorkshopError
 
 needs_browser = pytest.mark.skipif(
     not (browser.EXECUTABLE and importlib.util.find_spec("playwright")),

@@ -22,7 +22,7 @@ def test_the_bundle_installs_and_runs_without_a_network(tmp_path):
     if offline("true", cwd=ROOT).returncode:
         pytest.skip("no network namespaces here")
     made = subprocess.run(
-        [sys.executable, "-m", "utils.bundle", "--output", str(tmp_path)], cwd=ROOT, text=True, capture_output=True
+        [sys.executable, "-m", "tools.bundle", "--output", str(tmp_path)], cwd=ROOT, text=True, capture_output=True
     )
     if "registry cannot be reached" in made.stderr:
         pytest.skip("the packages cannot be fetched without a network")
@@ -38,7 +38,7 @@ def test_the_bundle_installs_and_runs_without_a_network(tmp_path):
     installed = offline(sys.executable, "install.py", cwd=workshop)
     assert installed.returncode == 0, installed.stderr
     python = install.python_in(str(workshop / ".venv"))
-    ran = offline(python, "-m", "utils.notebooks", "run", "00", "06", cwd=workshop)
+    ran = offline(python, "-m", "tools.notebooks", "run", "00", "06", cwd=workshop)
     assert ran.returncode == 0 and "0 failed" in ran.stdout, ran.stdout + ran.stderr
 
 

@@ -19,7 +19,8 @@ from jupyter_client import KernelManager
 from jupyter_client.kernelspec import KernelSpec
 from nbclient import NotebookClient
 
-from utils import notebooks, workshop
+from tools import notebooks
+from utils import workshop
 
 ROOT = Path(__file__).resolve().parent.parent
 CLOSED = "http://127.0.0.1:9/"  # refuses connections

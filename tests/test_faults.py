@@ -25,7 +25,8 @@ from huggingface_hub import hf_hub_download
 
 from tests.test_install import old_pythons
 from tests.test_train import SCRIPT, SHORT, losses
-from utils import WorkshopError, catalog, notebooks
+from tools import notebooks
+from utils import WorkshopError, catalog
 
 ROOT = Path(__file__).resolve().parent.parent
 CLOSED = "http://127.0.0.1:9"  # refuses connections
@@ -129,7 +130,9 @@ def test_every_row_has_a_test_and_every_fault_here_a_row():
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row[3] not in HERE], ids=lambda row: row[3])
 def test_what_the_table_quotes_stands_in_the_source(row):
-    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in ROOT.glob("utils/**/*.py")]
+    trees = [
+        ast.parse(file.read_text(encoding="utf-8")) for file in [*ROOT.glob("utils/**/*.py"), *ROOT.glob("tools/*.py")]
+    ]
     source = [node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]
     texts = [text for text in source if isinstance(text, str)]
     for quotation in re.findall(r"`([^`]+)`", row[2]):
@@ -580,7 +583,7 @@ def test_the_doctor_finds_the_kernel_of_another_python(tmp_path, user_sees):
         "language": "python",
     }
     (folder / "kernel.json").write_text(json.dumps(kernel))
-    done = run("from utils import doctor; print(*doctor.kernel())", JUPYTER_PATH=tmp_path)
+    done = run("from tools import instructor; from utils import doctor; print(*doctor.kernel())", JUPYTER_PATH=tmp_path)
     works(done)
     user_sees(done.stdout)
     assert done.stdout.startswith("fail")
@@ -596,7 +599,7 @@ def test_the_doctor_compares_versions_with_the_floors(tmp_path, user_sees):
         if found := re.match(r"([\w-]+)[>=]=([\d.]+?)(?:\.\*|,\S+)?\s", line):
             stand_in("floors", *found.groups())
     stand_in("below", "datasets", "3.6.0")
-    cell = "from utils import doctor; print(*doctor.packages())"
+    cell = "from tools import instructor; from utils import doctor; print(*doctor.packages())"
     done = run(cell, PYTHONPATH=f"{tmp_path / 'below'}{os.pathsep}{ROOT}")
     works(done)
     user_sees(done.stdout)
@@ -668,7 +671,7 @@ def test_locale_c(tmp_path):
     variables = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": 0, "PYTHONUTF8": 0, "WORKSHOP_CACHE": tmp_path}
     cell = "import locale; print(locale.getencoding()); " + START.format("00") + CORPUS + MERGE
     cell += "from utils.exercises import check; check('00.1', 5); check('00.1', ...); "
-    cell += "from utils import doctor, instructor; print(*doctor.packages())"
+    cell += "from tools import instructor; from utils import doctor; print(*doctor.packages())"
     done = run(cell, **variables)
     works(done, "ok all of requirements.txt ")
     assert done.stdout.startswith("ANSI_X3.4-1968\nsource: embedded · ")

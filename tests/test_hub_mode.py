@@ -10,7 +10,7 @@ import pytest
 from tqdm.auto import tqdm
 
 from tests import hub_models
-from utils import notebooks
+from tools import notebooks
 from utils.local_hub import LocalHub
 
 

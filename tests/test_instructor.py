@@ -8,7 +8,8 @@ from base64 import b64encode
 
 import pytest
 
-from utils import WorkshopError, instructor
+from tools import instructor
+from utils import WorkshopError
 from utils.workshop import index
 
 

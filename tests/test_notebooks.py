@@ -7,7 +7,8 @@ import nbformat
 import psutil
 import pytest
 
-from utils import WorkshopError, exercises, notebooks, workshop
+from tools import notebooks
+from utils import WorkshopError, exercises, workshop
 
 PATHS = notebooks.paths()
 NOTEBOOKS = [(path, nbformat.read(path, as_version=4)) for path in PATHS]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from utils import install, notebooks, workshop
+from tools import notebooks
+from utils import install, workshop
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,7 +45,7 @@ def test_a_fork_changes_two_lines_and_every_badge_clone_and_set_up_follows(tmp_p
         text, changed = re.subn(rf'(?m)^{name} = ".*"$', f'{name} = "{value}"', text)
         assert changed == 1
     settings.write_text(text, encoding="utf-8")
-    subprocess.run([sys.executable, "-m", "utils.notebooks", "format"], cwd=copy, check=True)
+    subprocess.run([sys.executable, "-m", "tools.notebooks", "format"], cwd=copy, check=True)
 
     before, after = texts(ROOT, names), texts(copy, names)
     assert [name for name, text in after.items() if old["repository"] in text] == []

@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from utils import notebooks
+from tools import notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARIES = {"transformers", "datasets", "tokenizers", "accelerate", "huggingface_hub", "evaluate", "peft", "gradio"}
@@ -170,7 +170,7 @@ def sources():
     for path in notebooks.paths():
         cells = nbformat.read(path, as_version=4).cells
         yield path.name, "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    for path in sorted([*ROOT.glob("utils/**/*.py"), *ROOT.glob("tests/*.py")]):
+    for path in sorted([*ROOT.glob("utils/**/*.py"), *ROOT.glob("tools/*.py"), *ROOT.glob("tests/*.py")]):
         yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
 
 

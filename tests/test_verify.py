@@ -1,4 +1,4 @@
-"""`python -m utils.catalog verify` against a local Hub with every kind of fault planted."""
+"""`python -m tools.verify` against a local Hub with every kind of fault planted."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import sys
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 
+from tools import verify
 from utils import catalog
 from utils.local_hub import LocalHub
 
@@ -44,12 +45,12 @@ def hub(tmp_path, monkeypatch):
             name: {"hub": f"somebody/{name}", "revision": "main", "hub_licence": "mit", "hub_mb": 1} for name in FAULTS
         }
         entries["moved"]["revision"] = "0123456789" * 4
-        monkeypatch.setattr(catalog, "entries", lambda: {"checkpoint": entries})
+        monkeypatch.setattr(verify, "entries", lambda: {"checkpoint": entries})
         yield running
 
 
 def test_every_fault_is_reported(hub):
-    report = catalog.verify(hub.url)
+    report = verify.verify(hub.url)
     assert {name: row["problems"] for name, row in report["checkpoints"].items()} == FAULTS
     assert report["problems"] == len(FAULTS) - 1
     assert len(report["checkpoints"]["good"]["sha"]) == 40
@@ -57,14 +58,14 @@ def test_every_fault_is_reported(hub):
 
 def test_a_hub_that_answers_nonsense_is_reported(monkeypatch):
     entry = {"hub": "a/b", "revision": "main", "hub_licence": "mit", "hub_mb": 1}
-    monkeypatch.setattr(catalog, "entries", lambda: {"checkpoint": {"a": entry}})
-    assert "cannot be asked" in catalog.verify("http://127.0.0.1:9")["checkpoints"]["a"]["problems"][0]
+    monkeypatch.setattr(verify, "entries", lambda: {"checkpoint": {"a": entry}})
+    assert "cannot be asked" in verify.verify("http://127.0.0.1:9")["checkpoints"]["a"]["problems"][0]
 
 
 def test_the_command(tmp_path):
     def run(endpoint):
         environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
-        command = [sys.executable, "-m", "utils.catalog", "verify"]
+        command = [sys.executable, "-m", "tools.verify"]
         return subprocess.run(command, env=environment | {"HF_ENDPOINT": endpoint}, capture_output=True, text=True)
 
     offline = run("http://127.0.0.1:9")

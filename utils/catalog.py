@@ -7,10 +7,8 @@ first use, so that whatever `checkpoint()` returns loads with a plain `from_pret
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import difflib
-import fnmatch
 import functools
 import hashlib
 import http.client
@@ -18,7 +16,6 @@ import importlib.metadata
 import json
 import os
 import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -421,72 +418,3 @@ def merge_adapter(base: Path, adapter: Path, target: Path) -> None:
     if (adapter / "tokenizer.json").exists():  # the base's older files would contradict the new vocabulary
         for file in ("vocab.txt", "special_tokens_map.json"):
             (target / file).unlink(missing_ok=True)
-
-
-def verify(endpoint: str | None = None) -> dict[str, Any]:
-    """Ask the Hub about every checkpoint of the catalog: is it there, open, of the promised licence, without pickle?
-
-    Args:
-        endpoint: another address than the Hub's own, such as a local Hub's.
-
-    Returns:
-        {"checkpoints": {name: {"id", "sha", "licence", "mb", "problems": […]}}, "mb": in all, "problems": how many}
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-
-    api, report = HfApi(endpoint=endpoint, token=False), {}
-    for name, entry in entries()["checkpoint"].items():
-        if "hub" not in entry:
-            continue
-        row: dict[str, Any] = {"id": entry["hub"], "revision": entry["revision"], "problems": []}
-        report[name], problems = row, row["problems"]
-        try:
-            info = api.model_info(entry["hub"], revision=entry["revision"], files_metadata=True, timeout=30)
-        except RevisionNotFoundError:
-            problems.append(f"the revision {entry['revision']} is not there")
-            continue
-        except GatedRepoError:
-            problems.append("gated: needs an account and consent")
-            continue
-        except RepositoryNotFoundError:
-            problems.append("gone, or private")
-            continue
-        except Exception as error:  # the rest is reported whatever happens to one; the client's errors vary by version
-            problems.append(f"cannot be asked: {type(error).__name__}")
-            continue
-        files = {file.rfilename: file.size or 0 for file in info.siblings}
-        row["sha"], row["licence"] = info.sha, (info.card_data or {}).get("license")
-        needed = [file for file in files if "/" not in file and any(fnmatch.fnmatch(file, like) for like in NEEDED)]
-        row["mb"] = round(sum(files[file] for file in needed) / 1e6, 1)
-        if info.gated:
-            problems.append(f"gated ({info.gated}): needs an account and consent")
-        if row["licence"] != entry["hub_licence"]:
-            problems.append(f"licence {row['licence']}, the catalog says {entry['hub_licence']}")
-        if not any(file.endswith(".safetensors") for file in needed):
-            problems.append("no safetensors: its weights would need pickle")
-        if row["mb"] > entry["hub_mb"]:
-            problems.append(f"{row['mb']} MB, the catalog says at most {entry['hub_mb']}")
-    rows = report.values()
-    return {
-        "checkpoints": report,
-        "mb": round(sum(row.get("mb", 0) for row in rows), 1),
-        "problems": sum(len(row["problems"]) for row in rows),
-    }
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["verify"], help="ask the Hub about every entry; prints JSON")
-    parser.parse_args()
-    endpoint = hub_address()
-    if not reachable(endpoint):
-        print(f"\u2717 {endpoint} does not answer: verify needs the network.", file=sys.stderr)
-        return 2
-    report = verify(endpoint)
-    print(json.dumps(report, indent=1))
-    return min(report["problems"], 1)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -160,7 +160,7 @@ def notebook() -> Finding:
     """Notebook 00 from the first to the last cell; only with --deep."""
     from tqdm.auto import tqdm
 
-    from utils import notebooks
+    from tools import notebooks
 
     with tqdm(bar_format="{desc} {bar:20}", leave=False) as bar:
         outcome = notebooks.execute(notebooks.paths(["00"])[0], bar)

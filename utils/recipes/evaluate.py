@@ -17,7 +17,6 @@ from scipy.stats import spearmanr
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.catalog import DATA, checkpoint
-from utils.notebooks import replace_between
 from utils.recipes import (
     audio,
     coder,
@@ -34,7 +33,7 @@ from utils.recipes import (
     translator,
     vision,
 )
-from utils.recipes.files import read_lines
+from utils.recipes.files import read_lines, replace_between
 from utils.recipes.training import Result, embed, logits
 from utils.workshop import seed_everything
 

@@ -1,4 +1,4 @@
-"""Reading the texts that recipes train on and measure with. No heavy imports: tests use it too."""
+"""Reading and writing text files for recipes and tools. No heavy imports: tests use it too."""
 
 from __future__ import annotations
 
@@ -24,3 +24,10 @@ def read_lines(file: Path) -> list[str]:
     """The lines of a gzipped text."""
     with gzip.open(file, "rt", encoding="utf-8") as stream:
         return stream.read().splitlines()
+
+
+def replace_between(text: str, marker: str, content: str) -> str:
+    """Replace what stands between `<!-- marker -->` and `<!-- /marker -->`."""
+    begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
+    before, rest = text.split(begin)
+    return before + begin + "\n" + content + "\n" + end + rest.split(end)[1]

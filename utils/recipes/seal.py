@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 
 from utils.catalog import DATA, entries
-from utils.notebooks import replace_between
+from utils.recipes.files import replace_between
 
 PATTERNS = {"checkpoint": ("*.safetensors", "*.json", "*.txt"), "corpus": ("*/*.jsonl.gz",)}
 

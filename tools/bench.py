@@ -1,8 +1,8 @@
 """How fast, and against what: ratios measured in one run, for the table in README.md. `make bench` calls it.
 
-    python -m utils.bench                 all rows, and the table is written; under 12 minutes on two idle cores
-    python -m utils.bench peak bytes      these rows only
-    python -m utils.bench --quick peak    a trial with small numbers: prints them, writes nothing
+    python -m tools.bench                 all rows, and the table is written; under 12 minutes on two idle cores
+    python -m tools.bench peak bytes      these rows only
+    python -m tools.bench --quick peak    a trial with small numbers: prints them, writes nothing
 
 Both sides of a row take turns, under `torch.utils.benchmark`; the row has the median of the rounds and their range.
 The load on the server comes from httpx, as in notebook 12: 32 clients that wait for their answers are all that is needed.
@@ -26,8 +26,8 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from utils.catalog import checkpoint, corpus, entries
-from utils.notebooks import replace_between
 from utils.recipes import reviews
+from utils.recipes.files import replace_between
 from utils.workshop import OFFLINE, QUIET, ROOT, SEED, seed_everything
 
 HEAD = ["what", "against", "target", "reached", "how it was measured"]

@@ -1,4 +1,4 @@
-"""What an instructor needs: `python -m utils.instructor timetable | slides`.
+"""What an instructor needs: `python -m tools.instructor timetable | slides`.
 
 `make timetable` and `make slides` call this. The proportions are those of the workshop's original day: 45 minutes for part 1,
 30 for part 2, 90 for part 3.
@@ -148,7 +148,7 @@ def slides(numbers: list[str] | None = None) -> list[Path]:
     import nbformat
     from nbconvert import SlidesExporter
 
-    from utils import notebooks
+    from tools import notebooks
 
     chosen = notebooks.paths(numbers)
     fetch_assets(DECKS / "lib")

@@ -1,4 +1,4 @@
-"""Run the notebooks, and keep their committed form: `python -m utils.notebooks run | format | table`.
+"""Run the notebooks, and keep their committed form: `python -m tools.notebooks run | format | table`.
 
 `make workshop`, `make outputs` and `make format` call this.
 """
@@ -23,6 +23,7 @@ from nbformat import NotebookNode
 from tqdm.auto import tqdm
 
 from utils import WorkshopError
+from utils.recipes.files import replace_between
 from utils.workshop import ROOT, index
 
 FOLDER = ROOT / "notebooks"
@@ -175,7 +176,7 @@ def execute(path: Path, bar: tqdm) -> dict[str, object]:
 def _inputs() -> str:
     """Changes when anything that a run depends on does: an interrupted run goes on only with the same inputs."""
     digest = hashlib.sha256()
-    for pattern in ("notebooks/*", "utils/**/*.py", "data/**/*"):
+    for pattern in ("notebooks/*", "utils/**/*.py", "tools/*.py", "data/**/*"):
         for file in sorted(ROOT.glob(pattern)):
             if file.is_file():
                 digest.update(f"{file.relative_to(ROOT)} {file.stat().st_size} {file.stat().st_mtime_ns}\n".encode())
@@ -289,13 +290,6 @@ def table() -> str:
             f"| {entry['seconds']} s | {entry['peak_mb']:,} MB | {colab_badge(file)} |"
         )
     return "\n".join(lines)
-
-
-def replace_between(text: str, marker: str, content: str) -> str:
-    """Replace what stands between `<!-- marker -->` and `<!-- /marker -->`."""
-    begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
-    before, rest = text.split(begin)
-    return before + begin + "\n" + content + "\n" + end + rest.split(end)[1]
 
 
 def format_all() -> None:

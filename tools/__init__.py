@@ -1,0 +1,1 @@
+"""What maintainers and instructors run, through `make`. No notebook needs it."""
