@@ -1,7 +1,11 @@
 """The form of the committed notebooks, and the runner. nbval runs their cells, see conftest.py."""
 
+import os
 import re
+import signal
 import sys
+import threading
+import time
 
 import nbformat
 import psutil
@@ -126,10 +130,12 @@ def test_memory_that_two_processes_share_counts_once(tmp_path):
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     ran = []
 
-    def execute(path, bar):
+    def execute(path, bar, threads):
         ran.append(path.stem)
         if len(ran) == 2:
-            raise KeyboardInterrupt
+            time.sleep(0.5)  # the first one is finished by now
+            os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C
+            time.sleep(0.5)
         notebook = nbformat.v4.new_notebook()
         return {"notebook": notebook, "seconds": 1.0, "peak_mb": 1, "status": "ok"}
 
@@ -145,6 +151,24 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch, caps
     assert "total" in capsys.readouterr().out
     notebooks.run(None, in_place=False)  # a finished run starts anew
     assert len(ran) == 1 + len(stems) + len(stems)
+
+
+def test_side_by_side_with_shares_of_the_cores(tmp_path, monkeypatch, capsys):
+    both, order, shares = threading.Barrier(2), [], []
+
+    def execute(path, bar, threads):
+        order.append(path.stem[:2])
+        shares.append(threads)
+        both.wait(timeout=60)  # only if two are here at a time
+        return {"notebook": nbformat.v4.new_notebook(), "seconds": 1.0, "peak_mb": 1, "status": "ok"}
+
+    monkeypatch.setattr(notebooks, "execute", execute)
+    monkeypatch.setattr(notebooks, "ROOT", tmp_path)
+    monkeypatch.setattr(notebooks, "BUILD", tmp_path / "build")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert notebooks.run(["00", "01", "09", "12"], in_place=False, jobs=2) == 0
+    assert set(order[:2]) == {"09", "12"} and shares == [3] * 4  # the longest first
+    assert "0 failed" in capsys.readouterr().out
 
 
 def test_normalising_removes_what_differs_between_machines():

@@ -6,13 +6,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
+import queue
 import re
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import nbformat
@@ -107,20 +110,29 @@ def write(notebook: NotebookNode, path: Path) -> None:
 
 
 class _Memory(threading.Thread):
-    """Watches the memory of the kernels below this process, and keeps the largest sum in MB.
+    """Watches the memory of a kernel and of what it has started, and keeps the largest sum in MB.
 
     Processes share pages, those of libraries for one. Linux tells how large the share of each is (PSS); elsewhere, such
     pages count once for every process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, client: NotebookClient) -> None:
         super().__init__(daemon=True)
-        self.peak, self.done = 0.0, threading.Event()
+        self.client, self.peak, self.done = client, 0.0, threading.Event()
+
+    def processes(self) -> list[psutil.Process]:
+        provisioner = self.client.km and self.client.km.provisioner
+        if not provisioner or not provisioner.pid:
+            return []  # not started yet, or gone
+        with contextlib.suppress(psutil.Error):
+            kernel = psutil.Process(provisioner.pid)
+            return [kernel, *kernel.children(recursive=True)]
+        return []
 
     def run(self) -> None:
         while not self.done.wait(0.2):
             total = 0
-            for process in psutil.Process().children(recursive=True):
+            for process in self.processes():
                 try:
                     total += process.memory_full_info().pss if psutil.LINUX else process.memory_info().rss
                 except psutil.Error:
@@ -128,8 +140,11 @@ class _Memory(threading.Thread):
             self.peak = max(self.peak, total / 1e6)
 
 
-def execute(path: Path, bar: tqdm) -> dict[str, object]:
+def execute(path: Path, bar: tqdm, threads: int | None = None) -> dict[str, object]:
     """Run one notebook in a fresh kernel.
+
+    Args:
+        threads: for the kernel to compute with; all that there are by default.
 
     Returns:
         {"notebook": the executed copy, "seconds": float, "peak_mb": float, "status": "ok" or what went wrong}
@@ -154,11 +169,11 @@ def execute(path: Path, bar: tqdm) -> dict[str, object]:
         on_cell_complete=lambda cell, **_: bar.update(cell.cell_type == "code"),
         store_widget_state=False,
     )
-    memory = _Memory()
+    memory = _Memory(client)
     memory.start()
     status = "ok"
     try:
-        client.execute()
+        client.execute(env=os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {}))
     except CellExecutionError as error:
         status = f"cell {state['cell']}: {error.ename}: {error.evalue.splitlines()[0] if error.evalue else ''}"
     except CellTimeoutError:
@@ -184,10 +199,13 @@ def _inputs() -> str:
     return digest.hexdigest()
 
 
-def run(numbers: list[str] | None, in_place: bool) -> int:
+def run(numbers: list[str] | None, in_place: bool, jobs: int = 1) -> int:
     """Run notebooks, write the executed copies, and print a table of their cost.
 
     An interrupted run goes on where it stopped. In place, the outputs go into the committed notebooks instead.
+
+    Args:
+        jobs: how many run side by side, each with its share of the cores: the whole takes less time, each notebook more.
 
     Returns:
         the number of notebooks that failed.
@@ -200,26 +218,49 @@ def run(numbers: list[str] | None, in_place: bool) -> int:
         state = {}
     # a finished run is not resumed: asking again means running again
     done = state.get("done", {}) if state.get("inputs") == inputs and not state.get("finished") and not in_place else {}
-    wanted, rows = paths(numbers), []
-    with tqdm(bar_format="{desc} {bar:20}", leave=False) as bar:
-        for path in wanted:
-            result = done.get(path.stem)
-            if result is None:
-                outcome = execute(path, bar)
-                notebook = outcome.pop("notebook")
-                result = outcome
-                _save(notebook, path, in_place and result["status"] == "ok")
-                if result["status"] == "ok":
-                    done[path.stem] = result
-                finished = path == wanted[-1]
-                state = {"inputs": inputs, "done": done, "finished": finished}
+    wanted, results = paths(numbers), {}
+    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
+    bars = queue.SimpleQueue()
+    for position in range(jobs):
+        bars.put(tqdm(bar_format="{desc} {bar:20}", leave=False, position=position))
+
+    def work(path: Path) -> dict[str, object]:
+        bar = bars.get()
+        outcome = execute(path, bar, threads)
+        bars.put(bar)
+        _save(outcome.pop("notebook"), path, in_place and outcome["status"] == "ok")
+        return outcome
+
+    begun = time.perf_counter()
+    with ThreadPoolExecutor(jobs) as pool:
+        # side by side, the longest come first: none of them is left alone at the end
+        cost = {path: index()["notebook"][path.stem[:2]]["seconds"] for path in wanted}
+        order = wanted if jobs == 1 else sorted(wanted, key=cost.__getitem__, reverse=True)
+        running = {pool.submit(work, path): path for path in order if path.stem not in done}
+        try:
+            for path in order:
+                if path.stem in done:
+                    results[path.stem] = done[path.stem]
+                    tqdm.write(_row(path.stem, results[path.stem]))
+            for future in as_completed(running):
+                stem = running[future].stem
+                results[stem] = future.result()
+                if results[stem]["status"] == "ok":
+                    done[stem] = results[stem]
+                state = {"inputs": inputs, "done": done, "finished": len(results) == len(wanted)}
                 state_file.write_text(json.dumps(state, indent=1), encoding="utf-8")
-            rows.append((path.stem, result))
-            tqdm.write(_row(path.stem, result))
+                tqdm.write(_row(stem, results[stem]))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for kernel in psutil.Process().children():
+                kernel.kill()
+            raise
+    while not bars.empty():
+        bars.get().close()
     if in_place:
-        _write_costs({stem.split("_")[0]: result for stem, result in rows if result["status"] == "ok"})
-    seconds, failed = sum(r["seconds"] for _, r in rows), sum(r["status"] != "ok" for _, r in rows)
-    print(f"{'total':<28} {seconds:>7.1f} s {max(r['peak_mb'] for _, r in rows):>7,} MB  {failed} failed")
+        _write_costs({stem.split("_")[0]: result for stem, result in results.items() if result["status"] == "ok"})
+    seconds, failed = time.perf_counter() - begun, sum(result["status"] != "ok" for result in results.values())
+    print(f"{'total':<28} {seconds:>7.1f} s {max(r['peak_mb'] for r in results.values()):>7,} MB  {failed} failed")
     print(f"executed copies and HTML: {BUILD.relative_to(ROOT)}")
     return failed
 
@@ -310,12 +351,13 @@ def main() -> int:
     runner = commands.add_parser("run", help="run notebooks and print a table of their cost")
     runner.add_argument("numbers", nargs="*", help="such as 00 09; all by default")
     runner.add_argument("--in-place", action="store_true", help="write outputs and costs into the committed files")
+    runner.add_argument("--jobs", type=int, default=1, help="how many side by side (1)")
     commands.add_parser("format", help="bring notebooks and the README's table into their committed form")
     commands.add_parser("table", help="print the README's notebook table")
     options = parser.parse_args()
     try:
         if options.command == "run":
-            return min(run(options.numbers, options.in_place), 1)
+            return min(run(options.numbers, options.in_place, options.jobs), 1)
         if options.command == "format":
             format_all()
         else:
