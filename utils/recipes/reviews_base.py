@@ -35,7 +35,16 @@ from transformers import AutoTokenizer, BertModel, PreTrainedTokenizerFast
 
 from utils.catalog import checkpoint
 from utils.recipes import dictionary, parallel, reviews
-from utils.recipes.training import batches, half, mean_pooling, options, work_folder, write_adapter, write_json
+from utils.recipes.training import (
+    batches,
+    half,
+    mean_pooling,
+    options,
+    save_tokenizer,
+    work_folder,
+    write_adapter,
+    write_json,
+)
 from utils.workshop import budget, device
 
 NAME = "reviews-base"
@@ -360,7 +369,7 @@ def save(student: PeftModel, tokenizer: PreTrainedTokenizerFast, base: str, fold
     config.pop("_name_or_path", None)
     write_json(folder / "config.json", config)
     draft = folder / "draft"
-    tokenizer.save_pretrained(draft)
+    save_tokenizer(tokenizer, draft)
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.move(draft / file, folder / file)
     shutil.rmtree(draft)

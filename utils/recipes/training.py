@@ -167,12 +167,21 @@ def save_model(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
     model.config.use_cache = True  # Trainer has turned it off
     model.half().cpu().save_pretrained(draft)
     if tokenizer is not None:
-        tokenizer.save_pretrained(draft)
+        save_tokenizer(tokenizer, draft)
     for file in draft.iterdir():
         if file.name != "config.json":
             shutil.move(file, folder / file.name)
     shutil.rmtree(draft)
     write_config(model.float(), folder)
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write a tokenizer or processor, a vocabulary without the indentation that makes up to half of its file."""
+    tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer.json"
+    if file.exists():
+        content = json.loads(file.read_text(encoding="utf-8"))
+        file.write_text(json.dumps(content, ensure_ascii=False, separators=(",", ":")), encoding="utf-8", newline="\n")
 
 
 def write_config(model: PreTrainedModel, folder: Path) -> None:
