@@ -137,7 +137,7 @@ def test_colab_clones_and_installs_once_and_goes_on_without_a_network(tmp_path):
 @pytest.fixture
 def older_transformers(tmp_path):
     machine = Machine(tmp_path, "workshop-tiny==1.0")
-    wheel(machine.wheels, "transformers", "5.0.1")
+    wheel(machine.wheels, "transformers", "5.15.1")
     machine.place("transformers", "4.57.0")
     return machine
 
@@ -145,14 +145,14 @@ def older_transformers(tmp_path):
 def test_kaggle_is_set_up_in_the_same_way_and_older_transformers_are_replaced_before_their_import(older_transformers):
     show = "import transformers; print(transformers.__version__)"
     first, version = older_transformers.run(SET_UP, show, KAGGLE_KERNEL_RUN_TYPE="Interactive")
-    assert re.fullmatch(r"installing transformers>=5.0,<6, workshop-tiny==1.0 …\n" + STARTED, first)
-    assert version == "5.0.1\n"
+    assert re.fullmatch(r"installing transformers>=5.15,<6, workshop-tiny==1.0 …\n" + STARTED, first)
+    assert version == "5.15.1\n"
 
 
 def test_older_transformers_that_are_imported_ask_for_a_restart_until_it_happens(older_transformers):
     _, _, first, second = older_transformers.run(COLAB, "import transformers", SET_UP, SET_UP)
     sentence = "✗ transformers changed under the running kernel: choose Restart session, then run this cell again."
-    assert first == "installing transformers>=5.0,<6, workshop-tiny==1.0 …\n" + sentence
+    assert first == "installing transformers>=5.15,<6, workshop-tiny==1.0 …\n" + sentence
     assert second == sentence
     assert re.fullmatch(STARTED, older_transformers.run(COLAB, SET_UP)[1])
 

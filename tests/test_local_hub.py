@@ -310,8 +310,8 @@ config = BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers
 model = AutoModelForSequenceClassification.from_config(config)
 first = model.push_to_hub("stars").oid
 tokenizer.push_to_hub("stars")
-card = ModelCard("---\\nlicense: mit\\npipeline_tag: text-classification\\n---\\n# Stars\\nA trial.")
-card.push_to_hub("workshop/stars")
+card = b"---\\nlicense: mit\\npipeline_tag: text-classification\\n---\\n# Stars\\nA trial."
+HfApi().upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id="workshop/stars")
 with torch.no_grad():
     model.classifier.bias += 1
 second = model.push_to_hub("stars", commit_message="better").oid

@@ -44,14 +44,16 @@ def fetch_wheels(folder: Path, torch_index: str) -> list[Path]:
     """Bring a wheel of every package in constraints.txt into `folder`; what lies there already is not fetched again."""
     folder.mkdir(parents=True, exist_ok=True)
     pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
-    options = ["--no-deps", "--wheel-dir", str(folder), "--find-links", str(folder)]  # the constraints are a closure
+    options = ["--wheel-dir", str(folder), "--find-links", str(folder)]
     log_file = folder.with_name("wheels.log")
+    torch = next(line for line in pinned if line.startswith("torch=="))
+    pinned.remove(torch)
     if install.wants_cpu_torch(torch_index):
-        torch = next(line for line in pinned if line.startswith("torch=="))
-        install.pip(sys.executable, log_file, "wheel", *options, "--index-url", torch_index, torch)
-        pinned.remove(torch)
+        install.pip(sys.executable, log_file, "wheel", *options, "--no-deps", "--index-url", torch_index, torch)
+    else:  # PyTorch with CUDA needs packages that are not among the constraints
+        install.pip(sys.executable, log_file, "wheel", *options, "--constraint", str(ROOT / "constraints.txt"), torch)
     print(f"Fetching {len(pinned)} packages …")
-    install.pip(sys.executable, log_file, "wheel", *options, *pinned)
+    install.pip(sys.executable, log_file, "wheel", *options, "--no-deps", *pinned)  # the constraints are a closure
     return sorted(folder.glob("*.whl"))
 
 
