@@ -30,6 +30,7 @@ from utils.recipes import (
     reviews,
     sentiment,
     summarizer,
+    table,
     translator,
     vision,
 )
@@ -93,18 +94,18 @@ def star_results(path: str, data: Path | None) -> list[Result]:
     return star_errors(AutoModelForSequenceClassification.from_pretrained(path), AutoTokenizer.from_pretrained(path))
 
 
+RECIPES = (
+    audio, coder, mask, ner, nli, protein, qa, reranker, sentiment, summarizer, table, translator, vision
+)  # fmt: skip
 MEASURES: dict[str, Callable[[str, Path | None], list[Result]]] = {
     "minilm": encoder_results,
     "reviews-base": encoder_results,
     "reviews-stars": star_results,
-    **{
-        recipe.NAME: recipe.results
-        for recipe in (audio, coder, mask, ner, nli, protein, qa, reranker, sentiment, summarizer, translator, vision)
-    },
+    **{recipe.NAME: recipe.results for recipe in RECIPES},
 }
 
 
-def table(results: dict[str, list[Result]]) -> str:
+def as_table(results: dict[str, list[Result]]) -> str:
     """A Markdown table with one column for each checkpoint: {name: its results, the same measures in the same order}."""
     rows = [["", *results], ["---"] * (len(results) + 1)]
     for measures in zip(*results.values(), strict=True):
@@ -127,11 +128,11 @@ def main() -> None:
         path = checkpoint("minilm" if name == "summarizer" else name)  # it has no weights of its own
         groups.setdefault(MEASURES[name], {})[name] = MEASURES[name](path, options.data)
     for results in groups.values():
-        print("\n" + table(results), flush=True)
+        print("\n" + as_table(results), flush=True)
         for name in results:
             card = DATA / "checkpoints" / name / "README.md"
             if options.write and card.exists():
-                text = replace_between(card.read_text(encoding="utf-8"), "measured", table(results))
+                text = replace_between(card.read_text(encoding="utf-8"), "measured", as_table(results))
                 card.write_text(text, encoding="utf-8", newline="\n")
 
 
