@@ -1,4 +1,4 @@
-"""The checkpoint `table`: answers to questions about a small table, read row by row. A LoRA adapter on MiniLM.
+"""The checkpoint `table`: answers to questions about a small table, read row by row. A LoRA adapter on `nli`.
 
     python -m utils.recipes.table        # about half an hour on two CPU cores
 
@@ -6,8 +6,8 @@ TAPAS (Herzig et al. 2020, https://arxiv.org/abs/2004.02349) reads a table as on
 to do with them: show, add up, average or count. It learns what a row is from millions of tables. This model marks and says the same,
 but reads one row at a time, so that nothing has to be learned about rows; what only a comparison with the other rows could
 tell is computed and written into the text. It begins as our `nli`, which has learned to compare two texts. When it is trained, a
-linear classifier on it learns whether a question asks for one row, some, or all: rows that are read alone cannot agree on that. Trained on tables and questions made from the patterns below and on questions written
-for this workshop; other tables of ours measure.
+linear classifier on it learns whether a question asks for one row, some, or all: rows that are read alone cannot agree on that.
+Trained on tables and questions made from the patterns below and on questions written for this workshop; other tables of ours measure.
 """
 
 from __future__ import annotations
