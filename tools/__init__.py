@@ -1,1 +1,1 @@
-"""What maintainers and instructors run, through `make`. No notebook needs it."""
+"""What maintainers and instructors run, mostly through `make`. No notebook needs it."""

@@ -1,12 +1,12 @@
 """The checkpoint `table`: answers to questions about a small table, read row by row. A LoRA adapter on `nli`.
 
-    python -m utils.recipes.table        # about half an hour on two CPU cores
+    python -m utils.recipes.table        # about half an hour on one CPU core
 
 TAPAS (Herzig et al. 2020, https://arxiv.org/abs/2004.02349) reads a table as one text, marks the cells that matter, and says what
 to do with them: show, add up, average or count. It learns what a row is from millions of tables. This model marks and says the same,
 but reads one row at a time, so that nothing has to be learned about rows; what only a comparison with the other rows could
-tell is computed and written into the text. It begins as our `nli`, which has learned to compare two texts. When it is trained, a
-linear classifier on it learns whether a question asks for one row, some, or all: rows that are read alone cannot agree on that.
+tell is computed and written into the text. It begins as our `nli`, which has learned to compare two texts. After the training,
+a linear classifier on it learns whether a question asks for one row, some, or all: rows that are read alone cannot agree on that.
 Trained on tables and questions made from the patterns below and on questions written for this workshop; other tables of ours measure.
 """
 
