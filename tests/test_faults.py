@@ -583,7 +583,7 @@ def test_the_doctor_finds_the_kernel_of_another_python(tmp_path, user_sees):
         "language": "python",
     }
     (folder / "kernel.json").write_text(json.dumps(kernel))
-    done = run("from tools import instructor; from utils import doctor; print(*doctor.kernel())", JUPYTER_PATH=tmp_path)
+    done = run("from utils import doctor; print(*doctor.kernel())", JUPYTER_PATH=tmp_path)
     works(done)
     user_sees(done.stdout)
     assert done.stdout.startswith("fail")

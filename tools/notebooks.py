@@ -104,8 +104,12 @@ def _merge_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
 def write(notebook: NotebookNode, path: Path) -> None:
     """Validate a notebook and write it in one step, so that an interruption leaves the old one."""
     nbformat.validate(notebook)
+    _write_text(path, nbformat.writes(notebook) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
     draft = path.with_suffix(".draft")
-    draft.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8", newline="\n")
+    draft.write_text(text, encoding="utf-8", newline="\n")
     draft.replace(path)
 
 
@@ -191,7 +195,7 @@ def execute(path: Path, bar: tqdm, threads: int | None = None) -> dict[str, obje
 def _inputs() -> str:
     """Changes when anything that a run depends on does: an interrupted run goes on only with the same inputs."""
     digest = hashlib.sha256()
-    for pattern in ("notebooks/*", "utils/**/*.py", "tools/*.py", "data/**/*"):
+    for pattern in ("notebooks/*", "utils/**/*.py", "tools/*.py", "configs/*", "data/**/*"):
         for file in sorted(ROOT.glob(pattern)):
             if file.is_file():
                 digest.update(f"{file.relative_to(ROOT)} {file.stat().st_size} {file.stat().st_mtime_ns}\n".encode())
@@ -216,9 +220,10 @@ def run(numbers: list[str] | None, in_place: bool, jobs: int = 1) -> int:
         state = json.loads(state_file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         state = {}
-    # a finished run is not resumed: asking again means running again
-    done = state.get("done", {}) if state.get("inputs") == inputs and not state.get("finished") and not in_place else {}
+    done = state.get("done", {}) if state.get("inputs") == inputs and not in_place else {}
     wanted, results = paths(numbers), {}
+    if all(path.stem in done for path in wanted):  # asking again after a whole run means running again
+        done = {}
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
     bars = queue.SimpleQueue()
     for position in range(jobs):
@@ -226,8 +231,10 @@ def run(numbers: list[str] | None, in_place: bool, jobs: int = 1) -> int:
 
     def work(path: Path) -> dict[str, object]:
         bar = bars.get()
-        outcome = execute(path, bar, threads)
-        bars.put(bar)
+        try:
+            outcome = execute(path, bar, threads)
+        finally:
+            bars.put(bar)
         _save(outcome.pop("notebook"), path, in_place and outcome["status"] == "ok")
         return outcome
 
@@ -247,20 +254,22 @@ def run(numbers: list[str] | None, in_place: bool, jobs: int = 1) -> int:
                 results[stem] = future.result()
                 if results[stem]["status"] == "ok":
                     done[stem] = results[stem]
-                state = {"inputs": inputs, "done": done, "finished": len(results) == len(wanted)}
-                state_file.write_text(json.dumps(state, indent=1), encoding="utf-8")
+                _write_text(state_file, json.dumps({"inputs": inputs, "done": done}, indent=1))
                 tqdm.write(_row(stem, results[stem]))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for kernel in psutil.Process().children():
-                kernel.kill()
+            for process in psutil.Process().children(recursive=True):  # kernels, and servers that they have started
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
             raise
-    while not bars.empty():
-        bars.get().close()
-    if in_place:
+        finally:
+            while not bars.empty():
+                bars.get().close()
+    if in_place and jobs == 1:  # beside another one, a notebook takes longer
         _write_costs({stem.split("_")[0]: result for stem, result in results.items() if result["status"] == "ok"})
-    seconds, failed = time.perf_counter() - begun, sum(result["status"] != "ok" for result in results.values())
+    seconds, failed = sum(r["seconds"] for r in results.values()), sum(r["status"] != "ok" for r in results.values())
     print(f"{'total':<28} {seconds:>7.1f} s {max(r['peak_mb'] for r in results.values()):>7,} MB  {failed} failed")
+    print(f"this run: {time.perf_counter() - begun:.0f} s with {jobs} at a time")
     print(f"executed copies and HTML: {BUILD.relative_to(ROOT)}")
     return failed
 
@@ -357,7 +366,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         if options.command == "run":
-            return min(run(options.numbers, options.in_place, options.jobs), 1)
+            return min(run(options.numbers, options.in_place, max(1, options.jobs)), 1)
         if options.command == "format":
             format_all()
         else:
