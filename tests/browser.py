@@ -144,9 +144,14 @@ def open_lab(page: Page, url: str) -> None:
 
 
 def run_all(page: Page) -> None:
-    """Choose Run → Run All Cells, and wait until every cell has its number."""
+    """Choose Run → Run All Cells, and wait until all have ended."""
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    all_have_run(page)
+
+
+def all_have_run(page: Page) -> None:
+    """Wait until every cell has its number; an output appears earlier, and what is saved then has none."""
     page.wait_for_function(
         r"""() => {
             const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")];

@@ -29,6 +29,7 @@ def test_a_newcomer_opens_the_first_notebook_runs_all_and_solves_an_exercise(tmp
         page.get_by_text("✗ 00.1: not yet. These two share the word *bank*").wait_for()
         browser.answer(page, "most_similar = (0, 2)", "(0, 1)")
         page.get_by_text("✓ 00.1: correct").wait_for()
+        browser.all_have_run(page)
         page.keyboard.press("Control+s")
         page.get_by_text("Saving completed").wait_for()
         page.get_by_role("link", name="their quality was measured").click()
