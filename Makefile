@@ -6,6 +6,8 @@ VENV ?= .venv
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # one worker for each pair of notebooks that run side by side
 WORKERS ?= 2
+# how many notebooks `make workshop` runs side by side: 2 take two thirds of the time, and 6 GB of memory
+JOBS ?= 1
 
 # how long the workshop of `make timetable` lasts, breaks included, and when it begins
 MINUTES ?= 180
@@ -23,7 +25,7 @@ setup: ## create the virtual environment and install the tested packages (the ot
 	@$(PYTHON) utils/install.py $(VENV) $(TORCH_INDEX)
 
 workshop: setup ## run every notebook; executed copies, HTML and a table of seconds and memory go to build/
-	@$(PY) -m tools.notebooks run
+	@$(PY) -m tools.notebooks run --jobs $(JOBS)
 
 test: setup ## unit tests, and every notebook cell by cell
 	@$(PY) -m pytest -n $(WORKERS)
