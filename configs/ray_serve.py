@@ -1,6 +1,6 @@
 """The model of utils/serve.py behind Ray Serve, which can spread it over a cluster. Notebook 12 names it; `make test` does not run it.
 
-    pip install "ray[serve]"                            written for 2.60.0
+    pip install "ray[serve]"                            tried with 2.60.0
     python configs/ray_serve.py [MODEL]                 until Ctrl-C; then POST to http://127.0.0.1:8000/predict
     RAY_ADDRESS=auto python configs/ray_serve.py MODEL  on a node of a running cluster: not tried
 
