@@ -243,14 +243,16 @@ def run(numbers: list[str] | None, in_place: bool, jobs: int = 1) -> int:
         # side by side, the longest come first: none of them is left alone at the end
         cost = {path: index()["notebook"][path.stem[:2]]["seconds"] for path in wanted}
         order = wanted if jobs == 1 else sorted(wanted, key=cost.__getitem__, reverse=True)
-        running = {pool.submit(work, path): path for path in order if path.stem not in done}
+        running = {}
         try:
             for path in order:
                 if path.stem in done:
                     results[path.stem] = done[path.stem]
                     tqdm.write(_row(path.stem, results[path.stem]))
+                else:
+                    running[pool.submit(work, path)] = path.stem
             for future in as_completed(running):
-                stem = running[future].stem
+                stem = running[future]
                 results[stem] = future.result()
                 if results[stem]["status"] == "ok":
                     done[stem] = results[stem]

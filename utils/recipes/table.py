@@ -470,7 +470,8 @@ def answer(
     batch = tokenizer.pad(encoding, return_tensors="pt").to(model.device)
     logits = model(**batch).logits  # (rows, seq, labels)
     first = logits[:, 0].mean(0)
-    operation, size = first[2:6].argmax().item(), SIZES[first[6:].argmax().item()]
+    _, operations, sizes = first.split([2, len(OPERATIONS), len(SIZES)])
+    operation, size = operations.argmax().item(), SIZES[sizes.argmax().item()]
     scores = {
         (row, column): (logits[row, place, 1] - logits[row, place, 0]).item()
         for row, found in enumerate(places)
