@@ -22,7 +22,7 @@ help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*##/ { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## create the virtual environment and install the tested packages (the other targets do it when needed)
-	@$(PYTHON) utils/install.py $(VENV) $(TORCH_INDEX)
+	@$(PYTHON) -m tools.install $(VENV) $(TORCH_INDEX)
 
 workshop: setup ## run every notebook; executed copies, HTML and a table of seconds and memory go to build/
 	@$(PY) -m tools.notebooks run --jobs $(JOBS)

@@ -14,8 +14,8 @@ import torch
 import transformers as tf
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from local_hub import File, LocalHub
 from utils import catalog
-from utils.local_hub import File, LocalHub
 from utils.recipes import protein, reviews
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 37}

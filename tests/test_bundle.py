@@ -1,6 +1,7 @@
 """`make bundle`: what it packs installs and runs where there is no network at all."""
 
 import hashlib
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from utils import install
+from tools import bundle, install
 
 ROOT = Path(__file__).resolve().parent.parent
 OFFLINE = ["unshare", "-rn", "sh", "-c", 'ip link set lo up && "$@"', "sh"]
@@ -21,6 +22,8 @@ def offline(*command, cwd):
 def test_the_bundle_installs_and_runs_without_a_network(tmp_path):
     if offline("true", cwd=ROOT).returncode:
         pytest.skip("no network namespaces here")
+    if shutil.disk_usage(tmp_path).free < 8e9:
+        pytest.skip("the archive, the unpacked one and its environment need 8 GB of disk space")
     made = subprocess.run(
         [sys.executable, "-m", "tools.bundle", "--output", str(tmp_path)], cwd=ROOT, text=True, capture_output=True
     )
@@ -49,3 +52,26 @@ def test_a_bundle_for_another_machine_is_refused(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         install.use_bundled_wheels()
     assert f"for Python 3.12 on Plan9 pdp11, this is {install.this_machine()}." in capsys.readouterr().err
+
+
+def test_wheels_of_other_versions_are_not_packed(tmp_path, monkeypatch):
+    monkeypatch.setattr(install, "pip", lambda *arguments: None)
+    monkeypatch.setattr(install, "wants_cpu_torch", lambda index: False)
+    torch = next(pin for pin in (ROOT / "constraints.txt").read_text().split() if pin.startswith("torch=="))
+    version = torch.split("==")[1]
+    kept = {f"torch-{version}+cpu-cp311-cp311-linux_x86_64.whl", "nvidia_nccl_cu12-2.27.3-py3-none-any.whl"}
+    for name in (*kept, "torch-2.11.0-cp311-cp311-linux_x86_64.whl"):
+        (tmp_path / name).touch()
+    assert {wheel.name for wheel in bundle.fetch_wheels(tmp_path, "")} == kept
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_archive(tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bundle.zipfile.ZipFile, "write", full)
+    with pytest.raises(SystemExit):
+        bundle.pack(tmp_path / "workshop.zip", [])
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "workshop.zip cannot be written (No space left on device): it needs " in message
+    assert not list(tmp_path.iterdir())

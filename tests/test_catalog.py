@@ -15,9 +15,9 @@ import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 from safetensors.numpy import load_file, save_file
 
+from local_hub import LocalHub
 from tests import hub_models
 from utils import WorkshopError, catalog
-from utils.local_hub import LocalHub
 from utils.recipes import seal
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -261,7 +261,7 @@ def test_an_adapter_of_another_base_is_refused(tmp_path):
     save_file(sides, adapter / "adapter_model.safetensors")
     (adapter / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 2}))
     (adapter / "config.json").write_text(json.dumps({"model_type": "bert", "architectures": ["BertModel"]}))
-    with pytest.raises(WorkshopError, match="does not fit its base model: no matrix layer.weight"):
+    with pytest.raises(WorkshopError, match="does not fit its base: no matrix layer.weight"):
         catalog.merge_adapter(base, adapter, tmp_path)
 
 

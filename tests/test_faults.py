@@ -444,7 +444,7 @@ def test_a_disk_that_is_full_while_pushing(tmp_path, user_sees):
 import os, sys
 from pathlib import Path
 from huggingface_hub import HfApi
-from utils.local_hub import LocalHub
+from local_hub import LocalHub
 
 disk = Path(os.environ["DISK"])
 (disk / "ballast").write_bytes(bytes(2_200_000))  # with what a failed push could leave, too much for the next one
@@ -511,7 +511,7 @@ def test_ctrl_c_while_training(tmp_path, user_sees):
 
 def test_ctrl_c_at_the_set_up(tmp_path, user_sees):
     process = subprocess.Popen(
-        [sys.executable, "-u", "utils/install.py", tmp_path / "venv"],
+        [sys.executable, "-u", "-m", "tools.install", tmp_path / "venv"],
         cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=default_interrupts,
     )  # fmt: skip
@@ -603,7 +603,7 @@ def test_the_doctor_compares_versions_with_the_floors(tmp_path, user_sees):
     done = run(cell, PYTHONPATH=f"{tmp_path / 'below'}{os.pathsep}{ROOT}")
     works(done)
     user_sees(done.stdout)
-    count = "from utils import install; from importlib import metadata; print(metadata.version('torch')); "
+    count = "from utils import requirements; from importlib import metadata; print(metadata.version('torch')); "
     works(
         run(count + cell, PYTHONPATH=f"{tmp_path / 'floors'}{os.pathsep}{ROOT}"), "2.11", "ok all of requirements.txt "
     )

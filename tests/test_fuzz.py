@@ -12,8 +12,9 @@ import tomlkit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from local_hub import LocalHub
+from local_hub.store import KINDS
 from utils import WorkshopError, catalog, serve
-from utils.local_hub import KINDS, LocalHub
 
 SECONDS = 10  # an answer that takes longer is a hang
 

@@ -9,9 +9,9 @@ import os
 import pytest
 from tqdm.auto import tqdm
 
+from local_hub import LocalHub
 from tests import hub_models
 from tools import notebooks
-from utils.local_hub import LocalHub
 
 
 @pytest.fixture(scope="module")

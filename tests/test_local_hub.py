@@ -21,8 +21,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from utils import WorkshopError, local_hub
-from utils.local_hub import LocalHub
+from local_hub import LocalHub, server
+from utils import WorkshopError
 
 CARD = "---\nlicense: apache-2.0\nlanguage: [en, de]\ntags: [tiny]\npipeline_tag: text-classification\n---\n# Tiny\n"
 
@@ -180,7 +180,7 @@ def test_nothing_outside_a_repository_is_read(hub, api, path):
 def test_sizes_are_limited(hub, api, monkeypatch):
     api.create_repo("workshop/tiny")
     token = {"Authorization": f"Bearer {hub.token()}"}
-    monkeypatch.setattr(local_hub, "MAX_BODY", 1_000)
+    monkeypatch.setattr(server, "MAX_BODY", 1_000)
     url = f"{hub.url}/api/models/workshop/tiny/commit/main"
     assert httpx.post(url, content=b"x" * 1_001, headers=token).status_code == 413
     content = b"y" * 100
@@ -190,7 +190,7 @@ def test_sizes_are_limited(hub, api, monkeypatch):
         wish = {"objects": [{"oid": oid, "size": size}]}
         return httpx.post(f"{hub.url}/workshop/tiny.git/info/lfs/objects/batch", json=wish, headers=token)
 
-    assert batch(local_hub.MAX_FILE + 1).status_code == 413
+    assert batch(server.MAX_FILE + 1).status_code == 413
     target = batch(50).json()["objects"][0]["actions"]["upload"]["href"]
     assert httpx.put(target, content=content).status_code == 413
     target = batch(100).json()["objects"][0]["actions"]["upload"]["href"]
@@ -257,9 +257,9 @@ def test_a_kill_in_the_middle_of_a_commit_leaves_the_previous_one(content, tags,
         before = api.upload_file(path_or_fileobj=b"1", path_in_repo="x", repo_id="workshop/tiny").oid
         for number in range(tags):
             api.create_tag("workshop/tiny", tag=f"v{number}")
-    server = """
+    program = """
         import resource, signal, sys
-        from utils import local_hub
+        import local_hub
         hub = local_hub.LocalHub(sys.argv[1])
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
@@ -267,7 +267,7 @@ def test_a_kill_in_the_middle_of_a_commit_leaves_the_previous_one(content, tags,
         print(hub.url, flush=True)
         hub.serve()
     """
-    command = [sys.executable, "-c", textwrap.dedent(server), str(folder), str(limit)]
+    command = [sys.executable, "-c", textwrap.dedent(program), str(folder), str(limit)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     api = HfApi(endpoint=process.stdout.readline().strip(), token=hub.token())
     push = {"path_or_fileobj": content, "path_in_repo": "x", "repo_id": "workshop/tiny"}
@@ -344,3 +344,18 @@ def test_transformers_and_datasets_push_and_pull(hub, tmp_path):
     assert label.startswith("LABEL_")
     assert stars == "[1, 5]"
     assert demo == "gradio ['.gitattributes', 'README.md', 'app.py']"
+
+
+def test_a_rehearsal_clears_away_what_killed_ones_left(tmp_path):
+    code = "import local_hub, os, sys; print(local_hub.rehearsal().store.folder); sys.stdout.flush(); {}"
+    kill, wait = "os.kill(os.getpid(), 9)", "sys.stdin.read()"
+    run = {"env": os.environ | {"TMPDIR": str(tmp_path)}, "text": True, "stdout": subprocess.PIPE}
+    killed = subprocess.run([sys.executable, "-c", code.format(kill)], **run, timeout=60).stdout.strip()
+    assert Path(killed).is_dir()
+    with subprocess.Popen([sys.executable, "-c", code.format(wait)], **run, stdin=subprocess.PIPE) as running:
+        in_use = running.stdout.readline().strip()
+        assert list(tmp_path.glob("workshop-hub-*")) == [Path(in_use)]
+        done = subprocess.run([sys.executable, "-c", code.format("")], **run, timeout=60)
+        assert Path(in_use).is_dir() and not Path(done.stdout.strip()).exists()
+        running.stdin.close()
+    assert not list(tmp_path.glob("workshop-hub-*"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tools import notebooks
-from utils import install, workshop
+from utils import requirements, workshop
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -67,7 +67,7 @@ def test_what_binder_reads_exists_and_fits():
     referred = re.findall(r"(?m)^-[rc] (.+)$", (binder / "requirements.txt").read_text(encoding="utf-8"))
     assert [(binder / name).resolve() for name in referred] == [ROOT / "requirements.txt", ROOT / "constraints.txt"]
     python = re.fullmatch(r"python-(\d)\.(\d+)\n", (binder / "runtime.txt").read_text(encoding="utf-8"))
-    assert install.OLDEST <= tuple(map(int, python.groups())) <= install.NEWEST
+    assert requirements.OLDEST <= tuple(map(int, python.groups())) <= requirements.NEWEST
     settings = workshop.index()
     badge = rf"mybinder\.org/v2/gh/{settings['repository']}/{settings['tag']}\?urlpath=lab/tree/([\w./]+)\)"
     target = re.search(badge, (ROOT / "README.md").read_text(encoding="utf-8"))
@@ -77,7 +77,7 @@ def test_what_binder_reads_exists_and_fits():
 def test_the_container_for_codespaces_fits():
     container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
     python = re.fullmatch(r"mcr\.microsoft\.com/devcontainers/python:(\d)\.(\d+)", container["image"])
-    assert install.OLDEST <= tuple(map(int, python.groups())) <= install.NEWEST
+    assert requirements.OLDEST <= tuple(map(int, python.groups())) <= requirements.NEWEST
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(rf"(?m)^{container['postCreateCommand'].removeprefix('make ')}:", makefile)
     venv = re.search(r"(?m)^VENV \?= (.+)$", makefile)[1]

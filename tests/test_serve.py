@@ -17,6 +17,7 @@ import psutil
 import pytest
 from huggingface_hub import InferenceClient
 
+from tools.soak import soak
 from utils import WorkshopError, serve
 from utils.catalog import checkpoint
 
@@ -159,8 +160,8 @@ def test_bad_requests_do_not_harm_their_neighbours(server):
 
 
 def test_it_answers_what_it_has_taken_in_when_it_is_ended(server):
-    """A short version of `python -m utils.serve --soak 60`."""
-    report = serve.soak(server, GOOD, seconds=3, clients=32)
+    """A short version of `python -m tools.soak`."""
+    report = soak(server, GOOD, seconds=3, clients=32)
     assert report["lost"] == report["wrong"] == 0
     assert set(report["statuses"]) <= {"200", "400", "413", "422"}
     assert report["requests"] > 32

@@ -58,6 +58,7 @@ RENAMED = {
     "overwrite_output_dir": "nothing",
     "save_safetensors": "nothing",
 }
+CODE = ("local_hub", "tests", "tools", "utils")
 
 
 def file_of(module):
@@ -170,7 +171,7 @@ def sources():
     for path in notebooks.paths():
         cells = nbformat.read(path, as_version=4).cells
         yield path.name, "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    for path in sorted([*ROOT.glob("utils/**/*.py"), *ROOT.glob("tools/*.py"), *ROOT.glob("tests/*.py")]):
+    for path in sorted(path for folder in CODE for path in ROOT.glob(f"{folder}/**/*.py")):
         yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
 
 

@@ -8,9 +8,9 @@ import sys
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 
+from local_hub import LocalHub
 from tools import verify
 from utils import catalog
-from utils.local_hub import LocalHub
 
 GOOD = {"README.md": b"---\nlicense: mit\n---\n", "config.json": b"{}", "model.safetensors": b"x" * 1_000}
 FAULTS = {

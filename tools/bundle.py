@@ -14,9 +14,11 @@ import sys
 import zipfile
 from pathlib import Path
 
+from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.version import Version
 from tqdm.auto import tqdm
 
-from utils import install
+from tools import install
 
 ROOT = Path(install.ROOT)
 PACKED = {".whl", ".gz", ".safetensors", ".png"}  # compressing these again gains nothing
@@ -27,7 +29,7 @@ import subprocess
 import sys
 
 here = os.path.dirname(os.path.abspath(__file__))
-sys.exit(subprocess.call([sys.executable, os.path.join(here, "utils", "install.py"), os.path.join(here, ".venv")]))
+sys.exit(subprocess.call([sys.executable, "-m", "tools.install", ".venv"], cwd=here))
 '''
 
 
@@ -44,6 +46,13 @@ def fetch_wheels(folder: Path, torch_index: str) -> list[Path]:
     """Bring a wheel of every package in constraints.txt into `folder`; what lies there already is not fetched again."""
     folder.mkdir(parents=True, exist_ok=True)
     pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
+    versions = {
+        canonicalize_name(name): Version(version).public for name, version in (pin.split("==") for pin in pinned)
+    }
+    for wheel in folder.glob("*.whl"):
+        name, version, *_ = parse_wheel_filename(wheel.name)
+        if versions.get(name, version.public) != version.public:  # left by a bundle of other versions
+            wheel.unlink()
     options = ["--wheel-dir", str(folder), "--find-links", str(folder)]
     log_file = folder.with_name("wheels.log")
     torch = next(line for line in pinned if line.startswith("torch=="))
@@ -61,6 +70,7 @@ def pack(archive: Path, wheels: list[Path]) -> str:
     """Write the archive, under another name until it is complete; returns its sha256."""
     files = {Path("workshop") / name: ROOT / name for name in repository_files()}
     files |= {Path("workshop/wheels") / wheel.name: wheel for wheel in wheels}
+    needed = sum(file.stat().st_size for file in files.values()) / 1e6
     draft = archive.with_suffix(".draft")
     try:
         with zipfile.ZipFile(draft, "w") as target:
@@ -71,7 +81,7 @@ def pack(archive: Path, wheels: list[Path]) -> str:
             target.writestr("workshop/wheels/made-for.txt", install.this_machine())
         draft.replace(archive)
     except OSError as error:
-        install.stop(f"{archive} cannot be written ({error.strerror}): it needs about 700 MB. Free some space.")
+        install.stop(f"{archive} cannot be written ({error.strerror}): it needs {needed:,.0f} MB. Free some space.")
     finally:
         draft.unlink(missing_ok=True)
     with archive.open("rb") as file:

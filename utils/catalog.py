@@ -34,6 +34,7 @@ SOURCES = ("embedded", "hub")
 WEIGHTS = "model.safetensors"
 NEEDED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.spm")  # of a Hub repository's top folder
 WITH_POOLER = ("Model", "ForSequenceClassification")
+USE_EMBEDDED = 'Use the embedded models instead: workshop.start(..., source="embedded").'
 MEND = "git restore data (or clone the workshop again)"
 STALE_SECONDS = 3600  # a half-made merge older than this was left by a process that was killed
 
@@ -209,7 +210,7 @@ def _ask_hub(address: str, model: str, revision: str) -> None:
     what = f'answers {status} ({http.client.responses.get(status, "?")}) for "{model}"' if status else "does not answer"
     if status == 401 and token:
         what = "does not accept your token (HF_TOKEN, or the one you have logged in with)"
-    raise WorkshopError(f'{address} {what}. Use the embedded models instead: workshop.start(..., source="embedded").')
+    raise WorkshopError(f"{address} {what}. {USE_EMBEDDED}")
 
 
 def _entry(kind: str, name: str) -> dict[str, Any]:
@@ -248,10 +249,7 @@ def _download(name: str) -> str:
         )
     except (HfHubHTTPError, OSError) as error:  # no answer, no such file, no space
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise WorkshopError(
-            f'"{name}" ({entry["hub"]}) could not be downloaded: {reason} '
-            'The embedded models need no Hub: source="embedded" in the first cell.'
-        ) from error
+        raise WorkshopError(f'"{name}" ({entry["hub"]}) could not be downloaded: {reason} {USE_EMBEDDED}') from error
 
 
 @functools.cache
@@ -403,18 +401,15 @@ def merge_adapter(base: Path, adapter: Path, target: Path) -> None:
             weights[key] = value
     for matrix, sides in lora.items():
         if matrix not in weights or weights[matrix].shape != (sides["B"].shape[0], sides["A"].shape[1]):
-            raise WorkshopError(
-                f"The adapter {adapter.name} does not fit its base model: no matrix {matrix} of its shape."
-            )
+            raise WorkshopError(f"The adapter {adapter.name} does not fit its base: no matrix {matrix} of its shape.")
         weights[matrix] = weights[matrix] + scale * (sides["B"] @ sides["A"])
     with_head = not config["architectures"][0].endswith("Model")
     body = ("embeddings.", "encoder.", "pooler.")
     weights = {(prefix if with_head and key.startswith(body) else "") + key: value for key, value in weights.items()}
     save_file(weights, target / WEIGHTS, metadata={"format": "pt"})
-    for folder in (base, adapter):
-        for file in ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+    own = (adapter / "tokenizer.json").exists()  # then the base's older files would contradict the new vocabulary
+    for file in ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+        for folder in (adapter,) if own else (adapter, base):
             if (folder / file).exists():
                 shutil.copyfile(folder / file, target / file)
-    if (adapter / "tokenizer.json").exists():  # the base's older files would contradict the new vocabulary
-        for file in ("vocab.txt", "special_tokens_map.json"):
-            (target / file).unlink(missing_ok=True)
+                break

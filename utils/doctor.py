@@ -13,19 +13,23 @@ import sys
 import time
 from pathlib import Path
 
-from utils import WorkshopError, install
+from utils import WorkshopError, requirements
 
 ROOT = Path(__file__).resolve().parent.parent
 OK, WARN, FAIL = "ok", "warn", "fail"
 SIGNS = {OK: "\u2713", WARN: "!", FAIL: "\u2717"}
-# (state, what was found, what to type)
-Finding = tuple
+Finding = tuple  # state, what was found, what to type
+
+
+def verdict(fine: bool, found: str, mend: str, otherwise: str = FAIL) -> Finding:
+    """What was found, with what to type only where it is not fine."""
+    return (OK, found, "") if fine else (otherwise, found, mend)
 
 
 def python() -> Finding:
     """The version of Python."""
-    problem = install.unsupported_python()
-    found = "%s, %s, %s" % (platform.python_version(), platform.system(), platform.machine())
+    problem = requirements.unsupported_python()
+    found = f"{platform.python_version()}, {platform.system()}, {platform.machine()}"
     return (FAIL, problem, "install Python 3.12, then: make PYTHON=python3.12 lab") if problem else (OK, found, "")
 
 
@@ -34,12 +38,12 @@ def packages() -> Finding:
     try:
         from utils import workshop
 
-        missing = install.unmet(() if workshop.platform() == "local" else install.NOT_IN_COLAB)
+        missing = requirements.unmet(() if workshop.platform() == "local" else requirements.NOT_IN_COLAB)
     except ModuleNotFoundError as error:
-        return FAIL, "no package %s" % error.name, "make lab"
+        return FAIL, f"no package {error.name}", "make lab"
     if missing:
-        text = ", ".join("%s (have %s)" % (line, have or "nothing") for line, have in missing)
-        return FAIL, "not met: " + text, "%s -m pip install -r requirements.txt -c constraints.txt" % sys.executable
+        text = ", ".join(f"{line} (have {have or 'nothing'})" for line, have in missing)
+        return FAIL, "not met: " + text, f"{sys.executable} -m pip install -r requirements.txt -c constraints.txt"
     return OK, "all of requirements.txt", ""
 
 
@@ -47,7 +51,7 @@ def kernel() -> Finding:
     """Whether notebooks run in this Python."""
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
-    mend = "%s -m ipykernel install --sys-prefix --name python3" % sys.executable
+    mend = f"{sys.executable} -m ipykernel install --sys-prefix --name python3"
     try:
         program = KernelSpecManager().get_kernel_spec("python3").argv[0]
     except NoSuchKernel:
@@ -55,7 +59,7 @@ def kernel() -> Finding:
     # a bare name means "the Python that starts it", as ipykernel installs it
     folders = [os.path.realpath(os.path.dirname(path)) for path in (program, sys.executable)]
     same = os.sep not in program or folders[0] == folders[1]
-    return (OK, "this Python", "") if same else (FAIL, "it is %s, not this Python" % program, mend)
+    return verdict(same, "this Python" if same else f"it is {program}, not this Python", mend)
 
 
 def memory() -> Finding:
@@ -63,17 +67,13 @@ def memory() -> Finding:
     import psutil
 
     free = psutil.virtual_memory().available / 1e9
-    found = "%.1f GB free" % free
-    return (OK, found, "") if free >= 3 else (WARN, found, "close browser tabs and programs: 3 GB are comfortable")
+    return verdict(free >= 3, f"{free:.1f} GB free", "close browser tabs and programs: 3 GB are comfortable", WARN)
 
 
 def disk() -> Finding:
     """Free disk space."""
     free = shutil.disk_usage(str(ROOT)).free / 1e9
-    found = "%.0f GB free" % free
-    return (
-        (OK, found, "") if free >= 2 else (FAIL, found, "free some space: the workshop needs 2 GB beside its packages")
-    )
+    return verdict(free >= 2, f"{free:.0f} GB free", "free some space: the workshop needs 2 GB beside its packages")
 
 
 def device() -> Finding:
@@ -83,9 +83,8 @@ def device() -> Finding:
     from utils import workshop
 
     where = workshop.device()
-    if where.type == "cuda":
-        return OK, torch.cuda.get_device_name(), ""
-    return OK, "%s, %d threads (no GPU is needed)" % (where, torch.get_num_threads()), ""
+    without = f"{where}, {torch.get_num_threads()} threads (no GPU is needed)"
+    return OK, torch.cuda.get_device_name() if where.type == "cuda" else without, ""
 
 
 def model() -> Finding:
@@ -103,12 +102,8 @@ def model() -> Finding:
     begun = time.perf_counter()
     encoder(tokens).last_hidden_state.mean().backward()
     per_second = tokens.numel() / (time.perf_counter() - begun)
-    found = "MiniLM trains at %d tokens per second" % per_second
-    return (
-        (OK, found, "")
-        if per_second >= 300
-        else (WARN, found, "close other programs, plug in the charger, or use Colab")
-    )
+    found = f"MiniLM trains at {per_second:.0f} tokens per second"
+    return verdict(per_second >= 300, found, "close other programs, plug in the charger, or use Colab", WARN)
 
 
 def cache() -> Finding:
@@ -123,19 +118,18 @@ def cache() -> Finding:
         probe.write_bytes(b"probe")
         probe.unlink()
     except OSError as error:
-        return FAIL, "%s cannot be written (%s)" % (folder, error.strerror), mend
+        return FAIL, f"{folder} cannot be written ({error.strerror})", mend
     free = shutil.disk_usage(str(folder)).free / 1e9
     shown = str(folder).replace(str(Path.home()), "~", 1)
-    return (OK, "%s, %.0f GB free" % (shown, free), "") if free >= 1 else (FAIL, "%s is full" % folder, mend)
+    return verdict(free >= 1, f"{shown}, {free:.0f} GB free", mend)
 
 
 def hub() -> Finding:
     """Whether the Hugging Face Hub answers; only hub mode needs it."""
     from utils.catalog import hub_address, reachable
 
-    if reachable(hub_address()):
-        return OK, "reachable: hub mode works here", ""
-    return OK, "not reachable: the embedded models need no network", ""
+    there = reachable(hub_address())
+    return OK, "reachable: hub mode works here" if there else "not reachable: the embedded models need no network", ""
 
 
 def ports() -> Finding:
@@ -150,7 +144,7 @@ def ports() -> Finding:
             socket.create_connection(("127.0.0.1", port), timeout=3).close()
             server.accept()[0].close()
         except OSError as error:
-            return FAIL, "127.0.0.1:%d cannot be reached (%s)" % (port, error), "allow Python in your firewall"
+            return FAIL, f"127.0.0.1:{port} cannot be reached ({error})", "allow Python in your firewall"
     if urllib.request.getproxies().get("http") and not urllib.request.proxy_bypass("127.0.0.1"):
         return WARN, "a proxy stands between this machine and itself", "export NO_PROXY=127.0.0.1,localhost"
     return OK, "servers on 127.0.0.1 can be reached", ""
@@ -164,8 +158,8 @@ def notebook() -> Finding:
 
     with tqdm(bar_format="{desc} {bar:20}", leave=False) as bar:
         outcome = notebooks.execute(notebooks.paths(["00"])[0], bar)
-    found = "00 took %.0f s and %d MB: %s" % (outcome["seconds"], outcome["peak_mb"], outcome["status"])
-    return (OK, found, "") if outcome["status"] == "ok" else (FAIL, found, "make setup")
+    found = f"00 took {outcome['seconds']:.0f} s and {outcome['peak_mb']:.0f} MB: {outcome['status']}"
+    return verdict(outcome["status"] == "ok", found, "make setup")
 
 
 CHECKS = (python, packages, kernel, memory, disk, device, model, cache, hub, ports)
@@ -178,7 +172,7 @@ def examine(deep: bool = False) -> list:
         try:
             state, found, mend = check()
         except Exception as error:
-            state, found, mend = FAIL, "%s: %s" % (type(error).__name__, str(error).split("\n")[0]), "make lab"
+            state, found, mend = FAIL, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", "make lab"
         results.append((check.__name__, state, found, mend))
         if check is python and state == FAIL:
             break  # nothing else can be trusted
@@ -190,15 +184,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--deep", action="store_true", help="also run a notebook")
     options = parser.parse_args()
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # some Windows consoles have no check marks
+    sys.stdout.reconfigure(errors="replace")  # some Windows consoles have no check marks
     results = examine(options.deep)
     for name, state, found, mend in results:
-        print("%s %-9s %s" % (SIGNS[state], name, found))
+        print(f"{SIGNS[state]} {name:9} {found}")
         if mend:
-            print("  %-9s -> %s" % ("", mend))
+            print(f"{'':11} -> {mend}")
     failed = sum(state == FAIL for _, state, _, _ in results)
-    print("Ready." if not failed else "%d to mend." % failed)
+    print("Ready." if not failed else f"{failed} to mend.")
     return 1 if failed else 0
 
 

@@ -1,7 +1,6 @@
 """An API server that rates reviews in batches. Notebook 12 explains it, starts it and measures it.
 
     python -m utils.serve --model FOLDER --port 8000 --batch 16     until Ctrl-C or SIGTERM; what it has taken in, it answers
-    python -m utils.serve --model FOLDER --soak 60                  32 clients for a minute, bad requests among them; prints JSON
 
 The engine is LitServe (https://lightning.ai/docs/litserve): one process speaks HTTP, another one computes, and requests that
 wait together become a batch. What LitServe 0.2 does not do stands in `Gate`: its parser turns bad JSON into a 500, an exception
@@ -16,7 +15,6 @@ import atexit
 import contextlib
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -129,9 +127,8 @@ class Gate:
             try:
                 body = json.dumps({"inputs": read_text(await self.read(receive))}).encode()
                 own = {b"content-type": b"application/json", b"content-length": b"%d" % len(body)}
-                headers = [
-                    (name, value) for name, value in scope["headers"] if name not in (*own, b"transfer-encoding")
-                ]
+                dropped = {*own, b"transfer-encoding"}
+                headers = [(name, value) for name, value in scope["headers"] if name not in dropped]
                 messages = iter([{"type": "http.request", "body": body}])
 
                 async def again() -> dict:
@@ -143,9 +140,8 @@ class Gate:
                 self.waiting -= 1
         except Refused as refused:
             more = {429: {"Retry-After": "1"}, 408: {"Connection": "close"}, 413: {"Connection": "close"}}
-            await JSONResponse({"detail": str(refused)}, refused.status, more.get(refused.status))(
-                scope, receive, count
-            )
+            answer = JSONResponse({"detail": str(refused)}, refused.status, more.get(refused.status))
+            await answer(scope, receive, count)
 
     @staticmethod
     async def read(receive: Callable) -> bytes:
@@ -264,75 +260,6 @@ def _end_with_stdin() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def soak(server: Server, texts: list[str], seconds: float, clients: int = 32) -> dict[str, Any]:
-    """Put a server under load, one request in twenty being malformed, and end it with SIGTERM while the load goes on.
-
-    Returns:
-        counts of the statuses; `lost`: requests sent before SIGTERM that got no answer; `wrong`: fine requests refused, or
-        malformed ones let in; `memory_mb`: of all its processes after a third of the time, and the extremes after that.
-    """
-    import httpx
-    import psutil
-
-    bad = [
-        b"",
-        b"[",
-        b"\xff",
-        b'{"inputs": 5}',
-        b'{"inputs": ""}',
-        rb'{"inputs": "\ud800"}',
-        rb'{"inputs": "a\u0000"}',
-        b"a" * 1_000_000,
-    ]
-    chance, statuses, counts, memory = random.Random(0), Counter(), Counter(), []
-    begun = time.monotonic()
-    ended = begun + seconds
-
-    async def client(connection: httpx.AsyncClient) -> None:
-        while True:
-            malformed = chance.random() < 0.05
-            body = chance.choice(bad) if malformed else json.dumps({"inputs": chance.choice(texts)}).encode()
-            sent = time.monotonic()
-            try:
-                status = (await connection.post("/predict", content=body)).status_code
-            except httpx.HTTPError:
-                if sent >= ended:
-                    return  # the server has gone
-                counts["lost"] += 1
-                continue
-            statuses[status] += 1
-            counts["wrong"] += (status == 200) == malformed
-            counts["after SIGTERM"] += time.monotonic() > ended
-
-    async def watch() -> None:
-        nonlocal ended
-        while time.monotonic() < ended:
-            await asyncio.sleep(min(0.5, max(0.01, ended - time.monotonic())))
-            tree = [psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children(recursive=True)]
-            memory.append(sum(process.memory_info().rss for process in tree) / 1e6)
-        ended = time.monotonic()
-        server.process.send_signal(signal.SIGTERM)
-
-    async def everybody() -> None:
-        limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
-        async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as connection:
-            await asyncio.gather(watch(), *[client(connection) for _ in range(clients)])
-
-    asyncio.run(everybody())
-    server.process.wait(timeout=40)
-    steady = memory[len(memory) // 3 :]
-    return {
-        "requests": sum(statuses.values()),
-        "per_second": round(sum(statuses.values()) / seconds, 1),
-        "statuses": {str(status): number for status, number in sorted(statuses.items())},
-        "lost": counts["lost"],
-        "wrong": counts["wrong"],
-        "answered_after_sigterm": counts["after SIGTERM"],
-        "seconds_to_drain": round(time.monotonic() - ended, 1),
-        "memory_mb": [round(value) for value in (steady[0], min(steady), max(steady))],
-    }
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a folder, or the name of a model on the Hub")
@@ -340,18 +267,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=16, help="the largest batch; 1: no batching")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     parser.add_argument("--until-stdin-closes", action="store_true", help="end with the process that has started it")
-    parser.add_argument("--soak", type=float, metavar="SECONDS", help="start it, put it under load, end it, report")
     options = parser.parse_args()
-    if options.soak:
-        from utils.catalog import corpus
-
-        gold = corpus("reviews", "en")["gold"]
-        server = start(options.model, options.batch, options.device)
-        report = soak(server, [*gold["review_title"], *gold["review_body"]], options.soak)
-        print(json.dumps(report, indent=1))
-        base, low, high = report["memory_mb"]
-        failed = any(status >= "500" for status in report["statuses"]) or report["lost"] or report["wrong"]
-        return int(bool(failed or low < 0.95 * base or high > 1.05 * base))
     if options.until_stdin_closes:
         _end_with_stdin()
     run(options.model, options.port, options.batch, options.device)

@@ -127,11 +127,8 @@ def train(options: argparse.Namespace) -> dict[str, float]:
 
     # the same order of reviews in every process; each takes its share of each batch
     order = DataLoaderConfiguration(split_batches=True, use_seedable_sampler=True, data_seed=options.seed)
-    accelerator = Accelerator(
-        cpu=options.cpu or not torch.accelerator.is_available(),
-        gradient_accumulation_steps=options.accumulate,
-        dataloader_config=order,
-    )
+    cpu = options.cpu or not torch.accelerator.is_available()
+    accelerator = Accelerator(cpu=cpu, gradient_accumulation_steps=options.accumulate, dataloader_config=order)
     start = newest_checkpoint(options.output) if options.resume else None
     done = int(start.name.split("_")[1]) if start else 0
     with accelerator.main_process_first():  # one process fills the caches, the others find them full
@@ -144,12 +141,8 @@ def train(options: argparse.Namespace) -> dict[str, float]:
         fail(f"--train-size {options.train_size}: there are only {len(rows)} such reviews.")
     tokenizer = AutoTokenizer.from_pretrained(base)
     pad = DataCollatorWithPadding(tokenizer)
-    loader = DataLoader(
-        encode(rows.select(range(options.train_size)), tokenizer),
-        batch_size=options.batch_size // options.accumulate,
-        shuffle=True,
-        collate_fn=pad,
-    )
+    rows = encode(rows.select(range(options.train_size)), tokenizer)
+    loader = DataLoader(rows, batch_size=options.batch_size // options.accumulate, shuffle=True, collate_fn=pad)
     gold = DataLoader(encode(reviews["gold"], tokenizer), batch_size=64, collate_fn=pad)
 
     set_seed(options.seed)

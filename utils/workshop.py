@@ -6,23 +6,20 @@ them read their environment only once.
 
 from __future__ import annotations
 
-import atexit
 import os
 import random
-import shutil
 import sys
-import tempfile
 import time
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils import WorkshopError, catalog, install
+from utils import WorkshopError, catalog, requirements
 
 if TYPE_CHECKING:
     import torch
 
-    from utils.local_hub import LocalHub
+    from local_hub import LocalHub
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 42
@@ -69,8 +66,8 @@ def start(notebook: str, source: str | None = None) -> None:
         WorkshopError: the notebook or the source is unknown, the Hub was asked for and does not answer, or this Python is
             too old or lacks our packages.
     """
-    if sys.version_info[:2] < install.OLDEST:
-        raise WorkshopError(install.unsupported_python())
+    if sys.version_info[:2] < requirements.OLDEST:
+        raise WorkshopError(requirements.unsupported_python())
     notebooks = index()["notebook"]
     if notebook not in notebooks:
         raise WorkshopError(f'There is no notebook "{notebook}". There are: {", ".join(notebooks)}.')
@@ -78,7 +75,7 @@ def start(notebook: str, source: str | None = None) -> None:
         os.environ.setdefault(name, value)
     _bypass_proxies()
     if platform() != "local":
-        install.missing_packages()
+        requirements.missing_packages()
     note = _choose_source(source, notebooks[notebook].get("local_hub", False))
     try:
         where = device()
@@ -119,9 +116,7 @@ def _choose_source(source: str | None, local_hub: bool) -> str:
             _own_choice = None if asked else "hub"
             return f"\nHub: {endpoint}" if local_hub else ""
         if asked:
-            raise WorkshopError(
-                f'{endpoint} does not answer. Use the embedded models instead: workshop.start(..., source="embedded").'
-            )
+            raise WorkshopError(f"{endpoint} does not answer. {catalog.USE_EMBEDDED}")
         os.environ["WORKSHOP_SOURCE"] = "embedded"
         note = f"\n{endpoint} does not answer: using the embedded models."
     _own_choice = None if asked else catalog.source()
@@ -141,19 +136,9 @@ def _start_local_hub() -> dict[str, str]:
     """Run a Hub on this machine for as long as the kernel lives; returns the environment that leads the libraries there."""
     global _local_hub
     if _local_hub is None:
-        from utils.local_hub import LocalHub
+        from local_hub import rehearsal
 
-        try:
-            folder = Path(tempfile.mkdtemp(prefix="workshop-hub-"))
-        except OSError as error:
-            raise WorkshopError(
-                f"The rehearsal Hub finds no folder to write to ({error.strerror}). "
-                "Free some disk space, or set TMPDIR to a folder that can be written."
-            ) from None
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        _local_hub = LocalHub(folder).__enter__()
-        (folder / "home").mkdir()
-        (folder / "home" / "token").write_text(_local_hub.token(), encoding="utf-8")  # as if you had logged in
+        _local_hub = rehearsal()
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"):  # yours is for the real Hub, and void here
         os.environ.pop(name, None)
     return _local_hub.environment(_local_hub.store.folder / "home")

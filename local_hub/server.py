@@ -1,17 +1,8 @@
-"""A stand-in for the Hugging Face Hub on this machine, to rehearse pushing and pulling. It is not the Hub: no web pages, no git,
-no discussions, no running Spaces, and no protection from people who can read its folder.
-
-    python -m utils.local_hub --folder DIR --port 5005
-
-The client libraries use it unchanged once `HF_ENDPOINT` names it (and `HF_HUB_DISABLE_XET=1`: it speaks the older LFS protocol)
-before they are imported. On disk, a file is stored once under its SHA-256, a commit is a JSON file, and what a branch points to
-is replaced in one step: a process killed at any moment leaves the previous commit. The paths are those that the client calls
-(https://huggingface.co/docs/hub/api and the source of huggingface_hub).
-"""
+"""The server: the paths that the client libraries call (https://huggingface.co/docs/hub/api and huggingface_hub's source)."""
 
 from __future__ import annotations
 
-import argparse
+import atexit
 import base64
 import contextlib
 import hashlib
@@ -22,11 +13,9 @@ import re
 import secrets
 import shutil
 import socket
-import sys
+import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -41,242 +30,12 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from local_hub.store import KINDS, LARGE, LARGE_BYTES, File, Refused, Store, front_matter, now, plain, safe_path, write
 from utils import WorkshopError
 
-KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
-LARGE = (".safetensors", ".bin", ".parquet", ".arrow", ".onnx", ".pt", ".model", ".gz")  # go through LFS, as on the Hub
-LARGE_BYTES = 10_000_000
 MAX_BODY = 64_000_000  # bytes of one request, apart from large files
 MAX_FILE = 2_000_000_000
 SDKS = ("gradio", "docker", "static")
-
-
-class Refused(Exception):
-    """A request that fails, with what the client makes its own error from."""
-
-    def __init__(self, status: int, message: str, code: str = "", **headers: str) -> None:
-        super().__init__(message)
-        more = {"X-Error-Code": code} if code else {}
-        self.status, self.headers = status, {"X-Error-Message": message} | more | headers
-
-
-@dataclass(frozen=True)
-class File:
-    """A file in a commit: `oid` is git's blob hash, or the SHA-256 of a large file, and serves as its ETag."""
-
-    sha256: str
-    size: int
-    oid: str
-    large: bool
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Write a file in one step: afterwards it is there whole, or as before."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        with draft.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _safe(path: str) -> str:
-    """`path` if it is a plain relative path inside a repository."""
-    parts = path.split("/")
-    odd = any(part in ("", ".", "..", ".git") or len(part.encode()) > 255 for part in parts)
-    if odd or re.search(r"[\\\0-\x1f:]", path) or len(path) > 1_000:
-        raise Refused(400, f"{path[:100]!r} is no path inside a repository")
-    return path
-
-
-class Store:
-    """Repositories in a folder. Every public method may be called from any thread."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.lock = threading.RLock()
-        (folder / "blobs").mkdir(parents=True, exist_ok=True)
-
-    def repo(self, kind: str, name: str) -> Path:
-        """The folder of a repository, which may not exist yet."""
-        part = r"(?!.*(--|\.\.|\.git$))[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?"
-        if kind not in KINDS.values() or not re.fullmatch(f"{part}/{part}", name, re.ASCII):
-            raise Refused(400, f"{name[:100]!r} is no name of a {kind[:10]}: owner/name, of letters, digits, - _ and .")
-        return self.folder / "repos" / kind / name
-
-    def state(self, kind: str, name: str) -> dict[str, Any]:
-        """What is known of a repository: visibility, gate, branches, tags."""
-        try:
-            return json.loads((self.repo(kind, name) / "state.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise Refused(404, f"Repository not found: {kind} {name}", "RepoNotFound") from None
-
-    def save(self, kind: str, name: str, state: dict[str, Any]) -> None:
-        _write(self.repo(kind, name) / "state.json", json.dumps(state, indent=1).encode())
-
-    def create(self, kind: str, name: str, private: bool = False, sdk: str | None = None) -> bool:
-        """Make a repository with its first commit. Returns False if it exists."""
-        with self.lock:
-            if (self.repo(kind, name) / "state.json").exists():
-                return False
-            attributes = "".join(f"*{end} filter=lfs diff=lfs merge=lfs -text\n" for end in LARGE).encode()
-            state = {"private": private, "gated": False, "sdk": sdk, "created": _now(), "branches": {}, "tags": {}}
-            files = {".gitattributes": self.add(attributes)}
-            state["branches"]["main"] = self._write_commit(
-                kind, name, files, "initial commit", None, name.split("/")[0]
-            )
-            self.save(kind, name, state)
-            return True
-
-    def delete(self, kind: str, name: str) -> None:
-        with self.lock:
-            self.state(kind, name)
-            gone = self.folder / "blobs" / f".deleted-{secrets.token_hex(8)}"
-            self.repo(kind, name).rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
-
-    def names(self, kind: str) -> list[str]:
-        return sorted("/".join(file.parts[-3:-1]) for file in (self.folder / "repos" / kind).glob("*/*/state.json"))
-
-    def blob(self, sha256: str) -> Path:
-        return self.folder / "blobs" / sha256[:2] / sha256
-
-    def add(self, content: bytes) -> File:
-        """Store a regular file."""
-        sha256 = hashlib.sha256(content).hexdigest()
-        if not self.blob(sha256).exists():
-            _write(self.blob(sha256), content)
-        return File(sha256, len(content), hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest(), False)
-
-    def read(self, file: File) -> bytes:
-        return self.blob(file.sha256).read_bytes()
-
-    def commit_at(self, kind: str, name: str, revision: str = "main") -> dict[str, Any]:
-        """The commit that a branch, a tag, or a hash (its first seven digits at least) means."""
-        state = self.state(kind, name)
-        oid = state["branches"].get(revision) or state["tags"].get(revision)
-        commits = self.repo(kind, name) / "commits"
-        if oid is None and re.fullmatch(r"[0-9a-f]{7,40}", revision):
-            oid = next((file.stem for file in commits.glob(f"{revision}*.json")), None)
-        if oid is None:
-            raise Refused(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-        commit = json.loads((commits / f"{oid}.json").read_text(encoding="utf-8"))
-        commit["files"] = {path: File(**entry) for path, entry in commit["files"].items()}
-        return commit
-
-    def commit(
-        self,
-        kind: str,
-        name: str,
-        branch: str,
-        change: Callable[[dict[str, File]], None],
-        title: str,
-        author: str,
-        parent: str | None = None,
-    ) -> str:
-        """Apply `change` to the files at the head of a branch. Concurrent commits follow one another.
-
-        Args:
-            parent: the commit that the head must still be.
-
-        Raises:
-            Refused: the branch has moved on from `parent` (412).
-        """
-        with self.lock:
-            state, head = self.state(kind, name), self.commit_at(kind, name, branch)
-            if branch not in state["branches"]:
-                raise Refused(400, f"{branch} is no branch: only branches take commits")
-            if parent not in (None, head["oid"]):
-                raise Refused(412, "A commit has happened since. Please refresh and try again.")
-            files = dict(head["files"])
-            change(files)
-            if files == head["files"]:
-                return head["oid"]
-            oid = self._write_commit(kind, name, files, title, head["oid"], author)
-            state["branches"][branch] = oid
-            self.save(kind, name, state)  # from here on, the commit has happened
-            return oid
-
-    def _write_commit(
-        self, kind: str, name: str, files: dict[str, File], title: str, parent: str | None, author: str
-    ) -> str:
-        content = {
-            "files": {path: asdict(file) for path, file in sorted(files.items())},
-            "title": title, "parent": parent, "author": author, "date": _now(),
-        }  # fmt: skip
-        oid = hashlib.sha1(json.dumps([kind, name, content, secrets.token_hex(8)]).encode()).hexdigest()
-        _write(self.repo(kind, name) / "commits" / f"{oid}.json", json.dumps(content | {"oid": oid}).encode())
-        return oid
-
-    def card(self, commit: dict[str, Any]) -> dict[str, Any]:
-        """The metadata at the head of README.md; {} if there are none."""
-        readme = commit["files"].get("README.md")
-        try:
-            return _front_matter(self.read(readme).decode("utf-8", "replace")) if readme else {}
-        except yaml.YAMLError:
-            return {}
-
-    def info(self, kind: str, name: str, revision: str = "main") -> dict[str, Any]:
-        """What the Hub's API tells about a repository at a revision."""
-        state, commit = self.state(kind, name), self.commit_at(kind, name, revision)
-        card, files = self.card(commit), commit["files"]
-        tags = [str(tag) for tag in _list(card.get("tags")) + _list(card.get("language"))]
-        tags += [f"license:{licence}" for licence in _list(card.get("license"))]
-        tags += [f"dataset:{dataset}" for dataset in _list(card.get("datasets"))]
-        info = {
-            "_id": name, "id": name, "author": name.split("/")[0], "sha": commit["oid"], "private": state["private"],
-            "gated": state["gated"], "disabled": False, "createdAt": state["created"], "lastModified": commit["date"],
-            "downloads": 0, "likes": 0, "cardData": card or None,
-            "usedStorage": sum(file.size for file in files.values()),
-            "siblings": [
-                {"rfilename": path, "size": file.size, "blobId": file.oid}
-                | ({"lfs": {"sha256": file.sha256, "size": file.size, "pointerSize": 134}} if file.large else {})
-                for path, file in sorted(files.items())
-            ],
-        }  # fmt: skip
-        if kind == "model":
-            info |= {key: card[key] for key in ("pipeline_tag", "library_name") if key in card}
-            with contextlib.suppress(KeyError, ValueError, TypeError, RecursionError):
-                config = _plain(json.loads(self.read(files["config.json"])))
-                info["config"] = {key: config[key] for key in ("architectures", "model_type") if key in config}
-                if "model_type" in config:  # the Hub too concludes from the files whose model it is
-                    info.setdefault("library_name", "transformers")
-        if kind == "space":
-            info |= {"sdk": card.get("sdk") or state["sdk"], "runtime": {"stage": "STOPPED", "hardware": {}}}
-        info["tags"] = tags + [info[key] for key in ("pipeline_tag", "library_name") if key in info]
-        return info
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def _plain(data: Any) -> Any:
-    """`data` as it comes back from JSON: dates become texts.
-
-    Raises:
-        ValueError, TypeError: it holds what JSON cannot: NaN, half a surrogate pair, odd keys.
-    """
-    return json.loads(json.dumps(data, default=str, allow_nan=False, ensure_ascii=False).encode())
-
-
-def _front_matter(text: str) -> dict[str, Any]:
-    found = re.match(r"\s*---[ \t]*\r?\n(.*?)\r?\n---", text, re.DOTALL)
-    try:
-        data = _plain(yaml.safe_load(found[1]) if found else {})
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:  # yaml's own, for odd values
-        raise yaml.YAMLError(f"{type(error).__name__}: {error}") from None
-    if not isinstance(data, dict):
-        raise yaml.YAMLError("the metadata are not a list of `key: value`")
-    return data
 
 
 class LocalHub:
@@ -307,7 +66,7 @@ class LocalHub:
         file = self.store.folder / "tokens.json"
         if not file.exists():
             tokens = {f"hf_local_{secrets.token_urlsafe(24)}": role for role in ("read", "write", "admin")}
-            _write(file, json.dumps(tokens).encode())
+            write(file, json.dumps(tokens).encode())
             file.chmod(0o600)
         self._roles: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
         self._secret = secrets.token_bytes(32)
@@ -428,7 +187,7 @@ class LocalHub:
         role = self._role(request)
         if role is None:
             raise Refused(401, "Invalid username or password.")
-        token = {"displayName": "local", "role": role, "createdAt": _now()}
+        token = {"displayName": "local", "role": role, "createdAt": now()}
         return {
             "type": "user", "id": "0" * 24, "name": self.user, "fullname": self.user, "orgs": [], "isPro": False,
             "auth": {"type": "access_token", "accessToken": token},
@@ -471,7 +230,7 @@ class LocalHub:
     def _validate(self, request: Request, body: bytes) -> Response | dict:
         wish, errors, data = _json(body), [], {}
         try:
-            data = _front_matter(str(wish.get("content", "")))
+            data = front_matter(str(wish.get("content", "")))
         except yaml.YAMLError as error:
             errors = [{"message": " ".join(str(error).split())}]
         if wish.get("repoType") == "space" and not errors and data.get("sdk") not in SDKS:
@@ -652,13 +411,13 @@ class LocalHub:
     def _apply(self, key: str, value: dict, files: dict[str, File]) -> None:
         """One line of a commit."""
         if key == "file":
-            files[_safe(value["path"])] = self.store.add(base64.b64decode(value["content"], validate=True))
+            files[safe_path(value["path"])] = self.store.add(base64.b64decode(value["content"], validate=True))
         elif key == "lfsFile":
             oid = value["oid"]
             blob = self.store.blob(oid) if re.fullmatch(r"[0-9a-f]{64}", oid) else None
             if blob is None or not blob.exists():
                 raise Refused(400, f"The large file {oid[:64]} was not uploaded")
-            files[_safe(value["path"])] = File(oid, blob.stat().st_size, oid, True)
+            files[safe_path(value["path"])] = File(oid, blob.stat().st_size, oid, True)
         elif key == "deletedFile":
             if files.pop(value["path"], None) is None:
                 raise Refused(404, f"{value['path']} does not exist", "EntryNotFound")
@@ -678,7 +437,7 @@ class LocalHub:
             elif ref in state[where]:
                 raise Refused(409, "Reference already exists")
             else:
-                state[where][_safe(ref)] = self.store.commit_at(kind, name, revision)["oid"]
+                state[where][safe_path(ref)] = self.store.commit_at(kind, name, revision)["oid"]
             self.store.save(kind, name, state)
         return {}
 
@@ -695,6 +454,31 @@ class LocalHub:
         return self._change_ref(request, "tags", str(_json(body).get("tag", "")), ref)
 
 
+def rehearsal() -> LocalHub:
+    """A Hub that runs until this process ends, in a folder of its own: the user is logged in there, and nothing stays behind.
+
+    Raises:
+        WorkshopError: there is no folder to write to.
+    """
+    for old in Path(tempfile.gettempdir()).glob("workshop-hub-*"):
+        with contextlib.suppress(OSError, Timeout):  # another user's, or being served
+            if (old / ".lock").exists():
+                with FileLock(old / ".lock", timeout=0):
+                    shutil.rmtree(old, ignore_errors=True)  # its process was killed
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="workshop-hub-"))
+    except OSError as error:
+        raise WorkshopError(
+            f"The rehearsal Hub finds no folder to write to ({error.strerror}). "
+            "Free some disk space, or set TMPDIR to a folder that can be written."
+        ) from None
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    hub = LocalHub(folder).__enter__()
+    (folder / "home").mkdir()
+    (folder / "home" / "token").write_text(hub.token(), encoding="utf-8")
+    return hub
+
+
 def _refuse(request: Request, refused: Exception) -> Response:
     return JSONResponse({"error": str(refused)}, refused.status, refused.headers)
 
@@ -705,7 +489,7 @@ def _refuse_disk(request: Request, error: OSError) -> Response:
 
 def _json(body: bytes) -> dict:
     try:
-        content = _plain(json.loads(body))
+        content = plain(json.loads(body))
     except (ValueError, RecursionError):
         raise Refused(400, "The body is not JSON") from None
     if not isinstance(content, dict):
@@ -727,23 +511,3 @@ class _Kind(StringConvertor):
 
 
 register_url_convertor("kind", _Kind())
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="where repositories are kept")
-    parser.add_argument("--port", type=int, default=5005)
-    options = parser.parse_args()
-    try:
-        hub = LocalHub(options.folder, options.port)
-    except WorkshopError as error:
-        print(f"\u2717 {error}", file=sys.stderr)
-        return 1
-    print(f"A stand-in for the Hub, not the Hub: export HF_ENDPOINT={hub.url} HF_HUB_DISABLE_XET=1")
-    print(f"Tokens to log in with are in {options.folder / 'tokens.json'}; Ctrl-C ends.", flush=True)
-    hub.serve()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
