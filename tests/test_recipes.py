@@ -1,10 +1,13 @@
-"""A recipe that was interrupted goes on and ends where it would have ended."""
+"""Recipes: one that was interrupted ends where it would have ended; the table reader refuses what it cannot read."""
 
+import pandas as pd
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import AutoModelForTokenClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from utils.recipes import training
+from utils import WorkshopError
+from utils.catalog import checkpoint
+from utils.recipes import table, training
 from utils.workshop import seed_everything
 
 STEPS = 300  # a run saves after 250
@@ -47,3 +50,14 @@ def test_an_interrupted_run_of_a_recipe_goes_on_with_its_adapter_and_its_head(tm
     for name, value in straight.items():
         torch.testing.assert_close(resumed[name], value, rtol=1e-4, atol=1e-5)
     assert not (tmp_path / "trial").exists()
+
+
+def test_a_question_that_leaves_no_room_for_a_row_is_refused():
+    clubs = pd.DataFrame({"club": ["Northgate", "Halfmoon"], "gold": ["7", "5"]})
+    path = checkpoint("table")
+    tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModelForTokenClassification.from_pretrained(path)
+    with pytest.raises(WorkshopError, match="has 1200 tokens: ask in 80 at most"):
+        table.answer(model, tokenizer, clubs, "most golds please " * 300)
+    for question in ("", "?", "\0", "金" * 70, "most gold" + " really" * 70):
+        cells, operation = table.answer(model, tokenizer, clubs, question)
+        assert cells and operation in range(len(table.OPERATIONS))

@@ -29,6 +29,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from utils import WorkshopError
 from utils.catalog import checkpoint
 from utils.recipes.files import texts
 from utils.recipes.training import Result, fit, options, save_adapter, with_lora
@@ -386,7 +387,16 @@ def as_text(table: pd.DataFrame, question: str) -> list[Row]:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, question: str, rows: list[Row]) -> tuple[BatchEncoding, list[dict]]:
-    """Pairs of question and row, and for each {column: place of the first token of its value}."""
+    """Pairs of question and row, and for each {column: place of the first token of its value}.
+
+    Raises:
+        WorkshopError: the question leaves too little room for a row.
+    """
+    length = len(tokenizer(question, add_special_tokens=False)["input_ids"])
+    if length > MAX_LENGTH // 2:
+        raise WorkshopError(
+            f"The question has {length} tokens: ask in {MAX_LENGTH // 2} at most, to leave room for a row."
+        )
     encoding = tokenizer(
         [question.split() or ["?"]] * len(rows),
         [words for words, _ in rows],
