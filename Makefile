@@ -6,8 +6,8 @@ VENV ?= .venv
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # one worker for each pair of notebooks that run side by side
 WORKERS ?= 2
-# how many notebooks `make workshop` runs side by side: 2 take two thirds of the time, and 6 GB of memory
-JOBS ?= 1
+# how many notebooks `make workshop` runs side by side; by default 2, if there are two cores and 7 GB of free memory
+JOBS ?=
 
 # how long the workshop of `make timetable` lasts, breaks included, and when it begins
 MINUTES ?= 180
@@ -25,7 +25,7 @@ setup: ## create the virtual environment and install the tested packages (the ot
 	@$(PYTHON) -m tools.install $(VENV) $(TORCH_INDEX)
 
 workshop: setup ## run every notebook; executed copies, HTML and a table of seconds and memory go to build/
-	@$(PY) -m tools.notebooks run --jobs $(JOBS)
+	@$(PY) -m tools.notebooks run $(if $(JOBS),--jobs $(JOBS))
 
 test: setup ## unit tests, and every notebook cell by cell
 	@$(PY) -m pytest -n $(WORKERS)

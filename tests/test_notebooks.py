@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import nbformat
 import psutil
@@ -142,7 +143,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch, caps
     monkeypatch.setattr(notebooks, "execute", execute)
     monkeypatch.setattr(notebooks, "ROOT", tmp_path)
     monkeypatch.setattr(notebooks, "BUILD", tmp_path / "build")
-    monkeypatch.setattr(sys, "argv", ["notebooks", "run"])
+    monkeypatch.setattr(sys, "argv", ["notebooks", "run", "--jobs", "1"])
     assert notebooks.main() == 130
     assert capsys.readouterr().err == "interrupted: the same command goes on from here\n"
     assert notebooks.main() == 0
@@ -169,6 +170,20 @@ def test_side_by_side_with_shares_of_the_cores(tmp_path, monkeypatch, capsys):
     assert notebooks.run(["00", "01", "09", "12"], in_place=False, jobs=2) == 0
     assert set(order[:2]) == {"09", "12"} and shares == [3] * 4  # the longest first
     assert "0 failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("cores", "free", "asked", "jobs"),
+    [(2, 8e9, (), 2), (1, 8e9, (), 1), (2, 5e9, (), 1), (8, 5e9, ("--jobs", "3"), 3), (2, 8e9, ("--in-place",), 1)],
+)
+def test_two_side_by_side_where_they_fit(cores, free, asked, jobs, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(notebooks.psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+    monkeypatch.setattr(sys, "argv", ["notebooks", "run", *asked])
+    used = []
+    monkeypatch.setattr(notebooks, "run", lambda numbers, in_place, jobs: used.append(jobs) or 0)
+    assert notebooks.main() == 0
+    assert used == [jobs]
 
 
 def test_normalising_removes_what_differs_between_machines():

@@ -203,6 +203,11 @@ def _inputs() -> str:
     return digest.hexdigest()
 
 
+def fitting_jobs() -> int:
+    """How many notebooks run side by side by default: two, where there are two cores and memory for both."""
+    return 2 if (os.cpu_count() or 1) >= 2 and psutil.virtual_memory().available >= 7e9 else 1
+
+
 def run(numbers: list[str] | None, in_place: bool, jobs: int = 1) -> int:
     """Run notebooks, write the executed copies, and print a table of their cost.
 
@@ -271,7 +276,10 @@ def run(numbers: list[str] | None, in_place: bool, jobs: int = 1) -> int:
         _write_costs({stem.split("_")[0]: result for stem, result in results.items() if result["status"] == "ok"})
     seconds, failed = sum(r["seconds"] for r in results.values()), sum(r["status"] != "ok" for r in results.values())
     print(f"{'total':<28} {seconds:>7.1f} s {max(r['peak_mb'] for r in results.values()):>7,} MB  {failed} failed")
-    print(f"this run: {time.perf_counter() - begun:.0f} s with {jobs} at a time")
+    print(
+        f"this run: {time.perf_counter() - begun:.0f} s"
+        + (f", {jobs} at a time: each takes longer" if jobs > 1 else "")
+    )
     print(f"executed copies and HTML: {BUILD.relative_to(ROOT)}")
     return failed
 
@@ -362,13 +370,14 @@ def main() -> int:
     runner = commands.add_parser("run", help="run notebooks and print a table of their cost")
     runner.add_argument("numbers", nargs="*", help="such as 00 09; all by default")
     runner.add_argument("--in-place", action="store_true", help="write outputs and costs into the committed files")
-    runner.add_argument("--jobs", type=int, default=1, help="how many side by side (1)")
+    runner.add_argument("--jobs", type=int, help="how many side by side: by default 1 with --in-place, else what fits")
     commands.add_parser("format", help="bring notebooks and the README's table into their committed form")
     commands.add_parser("table", help="print the README's notebook table")
     options = parser.parse_args()
     try:
         if options.command == "run":
-            return min(run(options.numbers, options.in_place, max(1, options.jobs)), 1)
+            jobs = options.jobs or (1 if options.in_place else fitting_jobs())
+            return min(run(options.numbers, options.in_place, max(1, jobs)), 1)
         if options.command == "format":
             format_all()
         else:
