@@ -460,11 +460,6 @@ def rehearsal() -> LocalHub:
     Raises:
         WorkshopError: there is no folder to write to.
     """
-    for old in Path(tempfile.gettempdir()).glob("workshop-hub-*"):
-        with contextlib.suppress(OSError, Timeout):  # another user's, or being served
-            if (old / ".lock").exists():
-                with FileLock(old / ".lock", timeout=0):
-                    shutil.rmtree(old, ignore_errors=True)  # its process was killed
     try:
         folder = Path(tempfile.mkdtemp(prefix="workshop-hub-"))
     except OSError as error:
@@ -472,6 +467,11 @@ def rehearsal() -> LocalHub:
             f"The rehearsal Hub finds no folder to write to ({error.strerror}). "
             "Free some disk space, or set TMPDIR to a folder that can be written."
         ) from None
+    for old in folder.parent.glob("workshop-hub-*"):
+        with contextlib.suppress(OSError, Timeout):  # another user's, or being served
+            if (old / ".lock").exists():
+                with FileLock(old / ".lock", timeout=0):
+                    shutil.rmtree(old, ignore_errors=True)  # its process was killed
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     hub = LocalHub(folder).__enter__()
     (folder / "home").mkdir()

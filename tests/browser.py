@@ -118,7 +118,7 @@ def lab(folder: Path, number: str) -> Iterator[str]:
     """JupyterLab as `make lab` starts it, in `folder`, with a copy of a notebook without outputs; yields its address."""
     [path] = notebooks.paths([number])
     (folder / "notebooks").mkdir(parents=True)
-    for name in ("data", "utils"):  # where set-up cell and links look for them
+    for name in ("data", "local_hub", "utils"):  # where set-up cell and links look for them
         (folder / name).symlink_to(ROOT / name)
     copy = nbformat.read(path, as_version=4)
     for cell in copy.cells:

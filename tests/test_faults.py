@@ -131,7 +131,9 @@ def test_every_row_has_a_test_and_every_fault_here_a_row():
 @pytest.mark.parametrize("row", [row for row in ROWS if row[3] not in HERE], ids=lambda row: row[3])
 def test_what_the_table_quotes_stands_in_the_source(row):
     trees = [
-        ast.parse(file.read_text(encoding="utf-8")) for file in [*ROOT.glob("utils/**/*.py"), *ROOT.glob("tools/*.py")]
+        ast.parse(file.read_text(encoding="utf-8"))
+        for folder in ("local_hub", "tools", "utils")
+        for file in ROOT.glob(f"{folder}/**/*.py")
     ]
     source = [node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]
     texts = [text for text in source if isinstance(text, str)]
@@ -640,7 +642,7 @@ def test_started_from_outside(tmp_path, user_sees):
 def test_an_odd_path(tmp_path):
     name = next(row[1] for row in ROWS if row[3] == "test_an_odd_path").split("`")[1]
     clone = tmp_path / name / "workshop"
-    for folder in ("utils", "data", "notebooks"):
+    for folder in ("local_hub", "utils", "data", "notebooks"):
         shutil.copytree(ROOT / folder, clone / folder, ignore=shutil.ignore_patterns("__pycache__", "*.ipynb"))
     upload = "from huggingface_hub import upload_folder; upload_folder(repo_id='workshop/trial', folder_path='data/reviews'); "
     done = run(

@@ -195,7 +195,7 @@ def execute(path: Path, bar: tqdm, threads: int | None = None) -> dict[str, obje
 def _inputs() -> str:
     """Changes when anything that a run depends on does: an interrupted run goes on only with the same inputs."""
     digest = hashlib.sha256()
-    for pattern in ("notebooks/*", "utils/**/*.py", "tools/*.py", "configs/*", "data/**/*"):
+    for pattern in ("notebooks/*", "utils/**/*.py", "local_hub/*.py", "tools/*.py", "configs/*", "data/**/*"):
         for file in sorted(ROOT.glob(pattern)):
             if file.is_file():
                 digest.update(f"{file.relative_to(ROOT)} {file.stat().st_size} {file.stat().st_mtime_ns}\n".encode())
