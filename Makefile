@@ -4,7 +4,7 @@ VENV ?= .venv
 # Where to get PyTorch without its gigabytes of CUDA packages. Used on Linux without an NVIDIA GPU, and only if it
 # answers; set it empty (make TORCH_INDEX= …) to take torch from pip's own index.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-# one worker for each pair of notebooks that run side by side
+# how many test files run side by side
 WORKERS ?= 2
 # how many notebooks `make workshop` runs side by side; by default 2, if there are two cores and 7 GB of free memory
 JOBS ?=

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
@@ -19,12 +20,13 @@ def main() -> int:
     options = parser.parse_args()
     try:
         hub = local_hub.LocalHub(options.folder, options.port)
-    except WorkshopError as error:
+    except (WorkshopError, OSError) as error:
         print(f"\u2717 {error}", file=sys.stderr)
         return 1
     print(f"A stand-in for the Hub, not the Hub: export HF_ENDPOINT={hub.url} HF_HUB_DISABLE_XET=1")
     print(f"Tokens to log in with are in {options.folder / 'tokens.json'}; Ctrl-C ends.", flush=True)
-    hub.serve()
+    with contextlib.suppress(KeyboardInterrupt):
+        hub.serve()
     return 0
 
 

@@ -15,6 +15,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from utils import WorkshopError
 
 MAX_BODY = 64_000_000  # bytes of one request, apart from large files
 MAX_FILE = 2_000_000_000
+REHEARSAL = "workshop-rehearsal-"
 SDKS = ("gradio", "docker", "static")
 
 
@@ -48,6 +50,7 @@ class LocalHub:
 
     Raises:
         WorkshopError: the port is in use, or another process serves the folder.
+        OSError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path | str, port: int = 0, user: str = "workshop") -> None:
@@ -455,28 +458,34 @@ class LocalHub:
 
 
 def rehearsal() -> LocalHub:
-    """A Hub that runs until this process ends, in a folder of its own: the user is logged in there, and nothing stays behind.
+    """A Hub that runs until this process ends, in a folder of its own, where the user is logged in already.
 
     Raises:
-        WorkshopError: there is no folder to write to.
+        WorkshopError: there is no room for it.
     """
     try:
-        folder = Path(tempfile.mkdtemp(prefix="workshop-hub-"))
+        folder = Path(tempfile.mkdtemp(prefix=REHEARSAL))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        _clear_abandoned(folder.parent)
+        hub = LocalHub(folder).__enter__()
+        (folder / "home").mkdir()
+        (folder / "home" / "token").write_text(hub.token(), encoding="utf-8")
     except OSError as error:
         raise WorkshopError(
             f"The rehearsal Hub finds no folder to write to ({error.strerror}). "
             "Free some disk space, or set TMPDIR to a folder that can be written."
         ) from None
-    for old in folder.parent.glob("workshop-hub-*"):
-        with contextlib.suppress(OSError, Timeout):  # another user's, or being served
-            if (old / ".lock").exists():
-                with FileLock(old / ".lock", timeout=0):
-                    shutil.rmtree(old, ignore_errors=True)  # its process was killed
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    hub = LocalHub(folder).__enter__()
-    (folder / "home").mkdir()
-    (folder / "home" / "token").write_text(hub.token(), encoding="utf-8")
     return hub
+
+
+def _clear_abandoned(parent: Path) -> None:
+    """Delete the folders of rehearsals whose process was killed: they are older than a minute, and nobody holds their lock."""
+    for old in parent.glob(f"{REHEARSAL}*"):
+        with contextlib.suppress(OSError, Timeout):  # another user's, or in use
+            if time.time() - old.stat().st_mtime > 60:
+                with FileLock(old / ".lock", timeout=0):
+                    pass  # it was free
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def _refuse(request: Request, refused: Exception) -> Response:

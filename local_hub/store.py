@@ -31,7 +31,8 @@ class Refused(Exception):
     def __init__(self, status: int, message: str, code: str = "", **headers: str) -> None:
         super().__init__(message)
         more = {"X-Error-Code": code} if code else {}
-        self.status, self.headers = status, {"X-Error-Message": message} | more | headers
+        plain_text = message.encode("ascii", "replace").decode()  # what a header can carry
+        self.status, self.headers = status, {"X-Error-Message": plain_text} | more | headers
 
 
 @dataclass(frozen=True)

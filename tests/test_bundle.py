@@ -54,15 +54,19 @@ def test_a_bundle_for_another_machine_is_refused(tmp_path, monkeypatch, capsys):
     assert f"for Python 3.12 on Plan9 pdp11, this is {install.this_machine()}." in capsys.readouterr().err
 
 
-def test_wheels_of_other_versions_are_not_packed(tmp_path, monkeypatch):
-    monkeypatch.setattr(install, "pip", lambda *arguments: None)
-    monkeypatch.setattr(install, "wants_cpu_torch", lambda index: False)
-    torch = next(pin for pin in (ROOT / "constraints.txt").read_text().split() if pin.startswith("torch=="))
-    version = torch.split("==")[1]
-    kept = {f"torch-{version}+cpu-cp311-cp311-linux_x86_64.whl", "nvidia_nccl_cu12-2.27.3-py3-none-any.whl"}
-    for name in (*kept, "torch-2.11.0-cp311-cp311-linux_x86_64.whl"):
-        (tmp_path / name).touch()
-    assert {wheel.name for wheel in bundle.fetch_wheels(tmp_path, "")} == kept
+def test_wheels_of_an_earlier_bundle_are_not_packed(tmp_path, monkeypatch):
+    def pip(python, log, command, *arguments):
+        (Path(arguments[arguments.index("--wheel-dir") + 1]) / f"{arguments[-1].replace('==', '-')}.whl").touch()
+
+    monkeypatch.setattr(install, "pip", pip)
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    (folder / "torch-1.0.whl").touch()
+    pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
+    torch = next(pin for pin in pinned if pin.startswith("torch=="))
+    names = {wheel.name for wheel in bundle.fetch_wheels(folder, "")}
+    assert names == {f"{pin.replace('==', '-')}.whl" for pin in (torch, pinned[-1])}
+    assert {path.name for path in tmp_path.iterdir()} == {"wheels"}  # no half one
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_half_archive(tmp_path, monkeypatch, capsys):

@@ -573,7 +573,9 @@ def test_a_kernel_of_an_old_python(python, user_sees):
 
 def test_a_kernel_without_the_packages(tmp_path, user_sees):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
-    user_sees(fails_in_one_line(run(START.format("00"), python=str(tmp_path / "venv" / "bin" / "python"))))
+    python = str(tmp_path / "venv" / "bin" / "python")
+    user_sees(fails_in_one_line(run(START.format("00"), python=python)))
+    assert f"This kernel is {python}, which lacks " in fails_in_one_line(run(START.format("09"), python=python))
 
 
 def test_the_doctor_finds_the_kernel_of_another_python(tmp_path, user_sees):
@@ -662,9 +664,13 @@ def test_a_path_with_brackets(tmp_path, user_sees):
 
 def test_no_home(tmp_path):
     prefix = ["env", "-u", "HOME", *inside("-U --map-user=12345", "")]
-    done = run("import os; print(os.getuid()); " + START.format("00") + CORPUS + MERGE, *prefix, TMPDIR=tmp_path)
+    doctor = "from utils import doctor; print(*doctor.cache()[:2]); "
+    done = run(
+        "import os; print(os.getuid()); " + START.format("00") + CORPUS + doctor + MERGE, *prefix, TMPDIR=tmp_path
+    )
     works(done)
     assert done.stdout.startswith("12345\n")
+    assert f"\nok {tmp_path}/computational-language-technologies, " in done.stdout
     assert done.stdout.splitlines()[-1].startswith(f"{tmp_path}/computational-language-technologies/reviews-base-")
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from huggingface_hub.errors import (
 from local_hub import LocalHub, server
 from utils import WorkshopError
 
+ROOT = Path(__file__).resolve().parent.parent
 CARD = "---\nlicense: apache-2.0\nlanguage: [en, de]\ntags: [tiny]\npipeline_tag: text-classification\n---\n# Tiny\n"
 
 
@@ -177,6 +179,13 @@ def test_nothing_outside_a_repository_is_read(hub, api, path):
     assert "hf_local" not in answer.text
 
 
+def test_a_name_that_fits_no_header_is_not_found_like_any_other(hub, api):
+    api.create_repo("workshop/tiny")
+    answer = httpx.get(f"{hub.url}/workshop/tiny/resolve/main/日本.txt")
+    assert (answer.status_code, answer.headers["x-error-code"]) == (404, "EntryNotFound")
+    assert answer.json() == {"error": "日本.txt does not exist"}
+
+
 def test_sizes_are_limited(hub, api, monkeypatch):
     api.create_repo("workshop/tiny")
     token = {"Authorization": f"Bearer {hub.token()}"}
@@ -295,6 +304,23 @@ def test_a_port_or_folder_in_use_is_said(hub, tmp_path):
         assert kept.value  # and what it refers to: the failed start left no lock behind
 
 
+def test_as_a_script_it_ends_on_ctrl_c_and_says_what_is_wrong(tmp_path):
+    command = [sys.executable, "-m", "local_hub", "--port", "0", "--folder"]
+    pipes = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*command, tmp_path / "hub"], **pipes) as running:
+        assert "export HF_ENDPOINT=http://127.0.0.1:" in running.stdout.readline()
+        refused = subprocess.run([*command, tmp_path / "hub"], **pipes)
+        running.stdout.readline()
+        running.send_signal(signal.SIGINT)
+        assert (running.wait(timeout=20), running.stderr.read()) == (0, "")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("✗ Another local Hub serves ") and refused.stderr.count("\n") == 1
+    (tmp_path / "file").touch()
+    refused = subprocess.run([*command, tmp_path / "file" / "hub"], **pipes)
+    assert refused.returncode == 1
+    assert re.fullmatch(r"✗ .*Not a directory.*\n", refused.stderr)
+
+
 CLIENT = """
 import torch
 from datasets import Dataset, load_dataset
@@ -351,11 +377,11 @@ def test_a_rehearsal_clears_away_what_killed_ones_left(tmp_path):
     kill, wait = "os.kill(os.getpid(), 9)", "sys.stdin.read()"
     run = {"env": os.environ | {"TMPDIR": str(tmp_path)}, "text": True, "stdout": subprocess.PIPE}
     killed = subprocess.run([sys.executable, "-c", code.format(kill)], **run, timeout=60).stdout.strip()
-    assert Path(killed).is_dir()
+    os.utime(killed, (0, 0))
     with subprocess.Popen([sys.executable, "-c", code.format(wait)], **run, stdin=subprocess.PIPE) as running:
         in_use = running.stdout.readline().strip()
-        assert list(tmp_path.glob("workshop-hub-*")) == [Path(in_use)]
+        assert list(tmp_path.glob("workshop-rehearsal-*")) == [Path(in_use)]
         done = subprocess.run([sys.executable, "-c", code.format("")], **run, timeout=60)
         assert Path(in_use).is_dir() and not Path(done.stdout.strip()).exists()
         running.stdin.close()
-    assert not list(tmp_path.glob("workshop-hub-*"))
+    assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -166,7 +167,7 @@ def test_side_by_side_with_shares_of_the_cores(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(notebooks, "execute", execute)
     monkeypatch.setattr(notebooks, "ROOT", tmp_path)
     monkeypatch.setattr(notebooks, "BUILD", tmp_path / "build")
-    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(notebooks, "cores", lambda: 6)
     assert notebooks.run(["00", "01", "09", "12"], in_place=False, jobs=2) == 0
     assert set(order[:2]) == {"09", "12"} and shares == [3] * 4  # the longest first
     assert "0 failed" in capsys.readouterr().out
@@ -177,13 +178,24 @@ def test_side_by_side_with_shares_of_the_cores(tmp_path, monkeypatch, capsys):
     [(2, 8e9, (), 2), (1, 8e9, (), 1), (2, 5e9, (), 1), (8, 5e9, ("--jobs", "3"), 3), (2, 8e9, ("--in-place",), 1)],
 )
 def test_two_side_by_side_where_they_fit(cores, free, asked, jobs, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(notebooks, "cores", lambda: cores)
+    monkeypatch.setattr(notebooks, "LIMITS", ())
     monkeypatch.setattr(notebooks.psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
     monkeypatch.setattr(sys, "argv", ["notebooks", "run", *asked])
     used = []
     monkeypatch.setattr(notebooks, "run", lambda numbers, in_place, jobs: used.append(jobs) or 0)
     assert notebooks.main() == 0
     assert used == [jobs]
+
+
+def test_what_this_process_may_use_counts_and_not_what_the_machine_has(tmp_path, monkeypatch):
+    for name, limit in (("memory.max", "max\n"), ("memory.limit_in_bytes", "1000000\n")):
+        (tmp_path / name).write_text(limit)
+    monkeypatch.setattr(notebooks, "LIMITS", (tmp_path / "none", *sorted(tmp_path.iterdir())))
+    assert notebooks.free_memory() == 1e6
+    command = [sys.executable, "-c", "from tools import notebooks; print(notebooks.cores())"]
+    done = subprocess.run(["taskset", "-c", "0", *command], cwd=notebooks.ROOT, capture_output=True, text=True)
+    assert done.stdout == "1\n"
 
 
 def test_normalising_removes_what_differs_between_machines():

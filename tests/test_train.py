@@ -21,8 +21,8 @@ SHORT = ["--train-size", "24", "--steps", "7", "--batch-size", "8", "--checkpoin
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "WORKSHOP_SOURCE": "embedded"}
 
 
-def run(*command):
-    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, text=True, capture_output=True)
+def run(*command, **variables):
+    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT | variables, text=True, capture_output=True)
 
 
 def losses(folder):
@@ -126,6 +126,12 @@ def test_an_output_that_cannot_be_written_is_one_line(tmp_path):
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert str(tmp_path / "file") in done.stderr
+
+
+def test_a_wrong_source_is_one_line(tmp_path):
+    done = run(*SCRIPT, "--output", tmp_path, WORKSHOP_SOURCE="embeded")
+    assert done.returncode == 2
+    assert done.stderr.startswith('✗ WORKSHOP_SOURCE is "embeded"') and done.stderr.count("\n") == 1
 
 
 def test_the_newest_checkpoint_is_that_of_the_largest_step(tmp_path):

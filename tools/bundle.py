@@ -9,13 +9,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import platform
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
-from packaging.utils import canonicalize_name, parse_wheel_filename
-from packaging.version import Version
 from tqdm.auto import tqdm
 
 from tools import install
@@ -43,17 +42,13 @@ def repository_files() -> list[Path]:
 
 
 def fetch_wheels(folder: Path, torch_index: str) -> list[Path]:
-    """Bring a wheel of every package in constraints.txt into `folder`; what lies there already is not fetched again."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """A wheel of every package in constraints.txt in `folder`, and no other; what lies there already is not fetched again."""
+    fresh = folder.with_name("wheels.draft")
+    shutil.rmtree(fresh, ignore_errors=True)
+    for each in (folder, fresh):
+        each.mkdir(parents=True, exist_ok=True)
     pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
-    versions = {
-        canonicalize_name(name): Version(version).public for name, version in (pin.split("==") for pin in pinned)
-    }
-    for wheel in folder.glob("*.whl"):
-        name, version, *_ = parse_wheel_filename(wheel.name)
-        if versions.get(name, version.public) != version.public:  # left by a bundle of other versions
-            wheel.unlink()
-    options = ["--wheel-dir", str(folder), "--find-links", str(folder)]
+    options = ["--wheel-dir", str(fresh), "--find-links", str(folder)]
     log_file = folder.with_name("wheels.log")
     torch = next(line for line in pinned if line.startswith("torch=="))
     pinned.remove(torch)
@@ -63,7 +58,8 @@ def fetch_wheels(folder: Path, torch_index: str) -> list[Path]:
         install.pip(sys.executable, log_file, "wheel", *options, "--constraint", str(ROOT / "constraints.txt"), torch)
     print(f"Fetching {len(pinned)} packages …")
     install.pip(sys.executable, log_file, "wheel", *options, "--no-deps", *pinned)  # the constraints are a closure
-    return sorted(folder.glob("*.whl"))
+    shutil.rmtree(folder)
+    return sorted(fresh.rename(folder).glob("*.whl"))
 
 
 def pack(archive: Path, wheels: list[Path]) -> str:

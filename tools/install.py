@@ -60,7 +60,7 @@ def pip(python, log_file, command, *arguments):
 
 
 def reachable(url):
-    """Whether a package index answers within 3 seconds."""
+    """Whether a package index answers within 3 seconds (a name lookup that hangs takes longer)."""
     import urllib.request
 
     try:
@@ -110,7 +110,10 @@ def main():
         stop(problem)
     if os.path.isdir(venv) and os.listdir(venv) and not os.path.exists(os.path.join(venv, "pyvenv.cfg")):
         stop(f"{venv} is not empty and no virtual environment: name another folder (make VENV=…).")
-    free = shutil.disk_usage(ROOT).free / 1e9
+    place = venv
+    while not os.path.isdir(place):
+        place = os.path.dirname(place)
+    free = shutil.disk_usage(place).free / 1e9
     if free < NEEDED_GB:
         stop(f"Only {free:.1f} GB are free on this disk: the packages need about {NEEDED_GB} GB. Free some.")
     bundled = use_bundled_wheels()

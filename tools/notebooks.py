@@ -31,6 +31,7 @@ from utils.workshop import ROOT, index
 
 FOLDER = ROOT / "notebooks"
 BUILD = ROOT / "build" / "workshop"
+LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # of a container
 KEPT_METADATA = ("tags", "slideshow")
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 CELL_SECONDS = 600  # a cell that takes longer is stuck
@@ -203,9 +204,23 @@ def _inputs() -> str:
     return digest.hexdigest()
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory() -> float:
+    """Bytes that are free here, or in this container."""
+    free = [psutil.virtual_memory().available]
+    for limit in LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # no such limit
+            free.append(int(limit.read_text(encoding="ascii")))
+    return min(free)
+
+
 def fitting_jobs() -> int:
-    """How many notebooks run side by side by default: two, where there are two cores and memory for both."""
-    return 2 if (os.cpu_count() or 1) >= 2 and psutil.virtual_memory().available >= 7e9 else 1
+    """How many notebooks run side by side by default: two, where there are two cores and memory for the largest two."""
+    return 2 if cores() >= 2 and free_memory() >= 7e9 else 1
 
 
 def run(numbers: list[str] | None, in_place: bool, jobs: int = 1) -> int:
@@ -220,7 +235,7 @@ def run(numbers: list[str] | None, in_place: bool, jobs: int = 1) -> int:
         the number of notebooks that failed.
     """
     BUILD.mkdir(parents=True, exist_ok=True)
-    state_file, inputs = BUILD / "state.json", _inputs()
+    state_file, inputs = BUILD / "state.json", f"{_inputs()} {jobs}"
     try:
         state = json.loads(state_file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -228,8 +243,8 @@ def run(numbers: list[str] | None, in_place: bool, jobs: int = 1) -> int:
     done = state.get("done", {}) if state.get("inputs") == inputs and not in_place else {}
     wanted, results = paths(numbers), {}
     if all(path.stem in done for path in wanted):  # asking again after a whole run means running again
-        done = {}
-    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
+        done = {stem: result for stem, result in done.items() if stem not in {path.stem for path in wanted}}
+    threads = max(1, cores() // jobs) if jobs > 1 else None
     bars = queue.SimpleQueue()
     for position in range(jobs):
         bars.put(tqdm(bar_format="{desc} {bar:20}", leave=False, position=position))

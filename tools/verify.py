@@ -17,7 +17,7 @@ def verify(endpoint: str | None = None) -> dict[str, Any]:
         endpoint: another address than the Hub's own, such as a local Hub's.
 
     Returns:
-        {"checkpoints": {name: {"id", "sha", "licence", "mb", "problems": […]}}, "mb": in all, "problems": how many}
+        {"checkpoints": {name: {"id", "revision", "sha", "licence", "mb", "problems": […]}}, "mb": in all, "problems": how many}
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError

@@ -123,7 +123,7 @@ def corpus(name: str, config: str | None = None) -> DatasetDict:
         config: the part of it, such as the language "de"; None where there is only one.
 
     Raises:
-        WorkshopError: the name or the config is unknown, or a file is missing or damaged.
+        WorkshopError: the name or the config is unknown, a file is missing or damaged, or the cache cannot be written.
     """
     entry = _entry("corpus", name)
     configs = entry.get("configs", [])
@@ -143,7 +143,7 @@ def corpus(name: str, config: str | None = None) -> DatasetDict:
         try:
             return load_dataset(str(folder), config, cache_dir=str(prepared))
         except ValueError:  # a power cut or a full disk has left half a file
-            shutil.rmtree(prepared)
+            shutil.rmtree(prepared, ignore_errors=True)
             return load_dataset(str(folder), config, cache_dir=str(prepared))
     except (OSError, DatasetGenerationError) as error:
         reason = error.__cause__ or error  # datasets wraps what stopped it

@@ -11,11 +11,9 @@ import platform
 import shutil
 import sys
 import time
-from pathlib import Path
 
 from utils import WorkshopError, requirements
 
-ROOT = Path(__file__).resolve().parent.parent
 OK, WARN, FAIL = "ok", "warn", "fail"
 SIGNS = {OK: "\u2713", WARN: "!", FAIL: "\u2717"}
 Finding = tuple  # state, what was found, what to type
@@ -72,7 +70,7 @@ def memory() -> Finding:
 
 def disk() -> Finding:
     """Free disk space."""
-    free = shutil.disk_usage(str(ROOT)).free / 1e9
+    free = shutil.disk_usage(requirements.ROOT).free / 1e9
     return verdict(free >= 2, f"{free:.0f} GB free", "free some space: the workshop needs 2 GB beside its packages")
 
 
@@ -120,7 +118,7 @@ def cache() -> Finding:
     except OSError as error:
         return FAIL, f"{folder} cannot be written ({error.strerror})", mend
     free = shutil.disk_usage(str(folder)).free / 1e9
-    shown = str(folder).replace(str(Path.home()), "~", 1)
+    shown = str(folder).replace(os.path.expanduser("~"), "~", 1)
     return verdict(free >= 1, f"{shown}, {free:.0f} GB free", mend)
 
 

@@ -1,6 +1,6 @@
 """Which Python and packages the workshop needs, and on Colab and Kaggle the installation of those that are missing.
 
-Only the standard library, and no syntax newer than Python 3.6, so that an old Python gets a sentence.
+It starts on the standard library alone, without syntax newer than Python 3.6, so that an old Python gets a sentence.
 """
 
 import importlib
@@ -12,7 +12,7 @@ import tempfile
 
 from utils import WorkshopError
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 OLDEST, NEWEST = (3, 11), (3, 13)
 NEEDED_GB = 4
 # what a running Colab or Kaggle kernel has loaded already: changing it there breaks the kernel
@@ -43,11 +43,6 @@ def why_pip_failed(log):
         return f"The disk is full: the packages need about {NEEDED_GB} GB. Free some space, then run it again."
     if re.search(NO_REGISTRY, log):
         return "The package registry cannot be reached. Check the network (or pip's index), then run it again."
-    conflict = re.search(r"(?m)^ +(\S+ .*depends on .*)$", log)
-    fixed = re.search(r"The user requested \(constraint\) (\w\S*)==(\S+)", log)
-    if conflict and fixed:
-        mend = "Choose a newer runtime (on Kaggle: environment), then run this cell again."
-        return f"The packages do not fit this session: {conflict[1]}, but it has {fixed[1]} {fixed[2]}. {mend}"
     last = [line for line in log.splitlines() if line.startswith("ERROR:")] or log.strip().splitlines() or ["no output"]
     return f"pip failed: {last[-1][:200]}"
 
@@ -104,6 +99,12 @@ def install_beside_the_frozen(requirements):
     command += requirements
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
     os.unlink(file.name)
+    conflict = re.search(r"(?m)^ +(\S+ .*depends on .*)$", done.stdout)
+    fixed = re.search(r"The user requested \(constraint\) (\w\S*)==(\S+)", done.stdout)
+    why = why_pip_failed(done.stdout)
+    if conflict and fixed:
+        mend = "Choose a newer runtime (on Kaggle: environment), then run this cell again."
+        why = f"The packages do not fit this session: {conflict[1]}, but it has {fixed[1]} {fixed[2]}. {mend}"
     if done.returncode:
-        raise WorkshopError(why_pip_failed(done.stdout))
+        raise WorkshopError(why)
     importlib.invalidate_caches()

@@ -25,15 +25,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
 import litserve
 from starlette.responses import JSONResponse, PlainTextResponse
 
 from utils import WorkshopError
+from utils.workshop import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 MAX_BYTES = 100_000  # of one request
 MAX_WAITING = 64  # requests inside at the same time
 READ_SECONDS = 10  # for sending one request
@@ -221,8 +220,7 @@ def start(model: str, batch: int = 16, device: str = "cpu", port: int = 0) -> Se
     import httpx
 
     if not port:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
+        with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
     command = [sys.executable, "-m", "utils.serve", "--model", model, "--port", str(port), "--batch", str(batch)]
     log = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
@@ -236,7 +234,7 @@ def start(model: str, batch: int = 16, device: str = "cpu", port: int = 0) -> Se
     end = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < end:
         with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{server.url}/health", timeout=5).status_code == 200:
+            if httpx.get(f"{server.url}/health", timeout=5, trust_env=False).status_code == 200:
                 return server
         time.sleep(0.1)
     server.stop()

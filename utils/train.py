@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from utils import WorkshopError, catalog
+from utils.workshop import QUIET, SEED
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-SEED, MAX_LENGTH, FROZEN_LAYERS = 42, 32, 3
+MAX_LENGTH, FROZEN_LAYERS = 32, 3
 LORA = {"r": 8, "lora_alpha": 32, "target_modules": "all-linear"}
 WRITES = ("losses.jsonl", "settings.json", "metrics.json", "checkpoints", "model")
 MAY_CHANGE = ("output", "resume", "cpu", "checkpoint_every")  # between a run and its --resume
@@ -210,13 +211,15 @@ def train(options: argparse.Namespace) -> dict[str, float]:
 
 def main() -> None:
     """The script: whatever goes wrong is one line and exit status 2."""
-    if catalog.source() == "embedded":
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
-        os.environ.setdefault(name, "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    options = parse()
+    bars = ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
+    for name, value in (QUIET | dict.fromkeys(bars, "1") | {"TRANSFORMERS_VERBOSITY": "error"}).items():
+        os.environ.setdefault(name, value)
+    try:
+        if catalog.source() == "embedded":
+            os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        options = parse()
+    except WorkshopError as error:
+        fail(str(error))
     try:
         train(options)
     except WorkshopError as error:

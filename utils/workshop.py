@@ -76,8 +76,8 @@ def start(notebook: str, source: str | None = None) -> None:
     _bypass_proxies()
     if platform() != "local":
         requirements.missing_packages()
-    note = _choose_source(source, notebooks[notebook].get("local_hub", False))
     try:
+        note = _choose_source(source, notebooks[notebook].get("local_hub", False))
         where = device()
         seed_everything()
     except ModuleNotFoundError as error:
