@@ -91,14 +91,17 @@ def _same(one, other):
 
 
 def _test_parameters(answer):
-    for dim, hidden in [(384, 1536), (3, 5), (8, 32)]:
+    for dim, hidden in [(5, 7), (384, 1536), (8, 32)]:  # in the first, no two of the amounts below are the same
         result = float(call(answer, dim, hidden))
         missing = block_parameters(dim, hidden) - result
         if _same(missing, 0):
             continue
         biases = 4 * dim + hidden + dim
         reasons = [
-            (4 * dim, "The two norms are missing: each has a weight and a bias for every dimension."),
+            (
+                4 * dim,
+                "4 × dim are missing: the weights and biases of the two norms, or the biases of attention's four matrices.",
+            ),
             (2 * dim, "There are two norms, and each has a weight and a bias: 4 × dim together."),
             (biases, "The biases are missing: every matrix has one number more for each of its outputs."),
             (biases + 4 * dim, "The matrices are right. Now the biases, and the two norms."),
@@ -167,7 +170,8 @@ EXERCISES = {
         mistakes=[
             (lambda d, h: 4 * d * d + 2 * d * h, "Now the biases"),
             (lambda d, h: 4 * d * d + 2 * d * h + 4 * d, "biases are missing"),
-            (lambda d, h: block_parameters(d, h) - 4 * d, "two norms are missing"),
+            (lambda d, h: block_parameters(d, h) - 4 * d, "biases of the two norms, or the biases of attention"),
+            (lambda d, h: block_parameters(d, h) - h, "For dim=5 and hidden=7 it is"),
             (lambda d, h: block_parameters(d, h) - 2 * d, "4 × dim"),
             (lambda d, h: block_parameters(d, h) - d * d - d, "four matrices"),
             (lambda d, h: block_parameters(d, h) - d * h, "two matrices"),

@@ -177,7 +177,7 @@ EXERCISES = {
         title="the best legal span",
         reference=best_span,
         test=_test_span,
-        hint="Two loops: i over all starts, j from i to i + longest - 1. Remember the pair with the largest start[i] + end[j].",
+        hint="Two loops: i over all starts, j from i to i + longest - 1, or to the last token. Remember the pair with the largest start[i] + end[j].",
         mistakes=[
             (
                 lambda s, e, n: (max(range(len(s)), key=s.__getitem__), max(range(len(e)), key=e.__getitem__)),

@@ -32,7 +32,7 @@ def _test_label(answer):
         if result["label"] != stars - 1:
             raise Hint(f"{stars} stars must become class {stars - 1}, yours is {result['label']!r}.")
         if not isinstance(result["label"], int):
-            raise Hint("Classes are whole numbers: a float label would mean regression to transformers.")
+            raise Hint("Classes are whole numbers: float labels would mean several classes at once to transformers.")
 
 
 def _test_error(answer):
