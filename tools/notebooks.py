@@ -169,6 +169,7 @@ def execute(path: Path, bar: tqdm, threads: int | None = None) -> dict[str, obje
         notebook,
         timeout=CELL_SECONDS,
         kernel_name="python3",
+        extra_arguments=["--log-level=ERROR"],  # it warns each time that TCP is not encrypted
         resources={"metadata": {"path": str(path.parent)}},
         on_cell_start=on_start,
         on_cell_complete=lambda cell, **_: bar.update(cell.cell_type == "code"),
