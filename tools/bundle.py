@@ -42,22 +42,17 @@ def repository_files() -> list[Path]:
 
 
 def fetch_wheels(folder: Path, torch_index: str) -> list[Path]:
-    """A wheel of every package in constraints.txt in `folder`, and no other; what lies there already is not fetched again."""
-    fresh = folder.with_name("wheels.draft")
+    """A wheel of every package that this Python needs in `folder`, and no other; what lies there already is not fetched again."""
+    fresh, log_file = folder.with_name("wheels.draft"), folder.with_name("wheels.log")
     shutil.rmtree(fresh, ignore_errors=True)
     for each in (folder, fresh):
         each.mkdir(parents=True, exist_ok=True)
-    pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
-    options = ["--wheel-dir", str(fresh), "--find-links", str(folder)]
-    log_file = folder.with_name("wheels.log")
-    torch = next(line for line in pinned if line.startswith("torch=="))
-    pinned.remove(torch)
+    options = ["--wheel-dir", str(fresh), "--find-links", str(folder), "--find-links", str(fresh)]
+    options += ["--constraint", str(ROOT / "constraints.txt")]
     if install.wants_cpu_torch(torch_index):
-        install.pip(sys.executable, log_file, "wheel", *options, "--no-deps", "--index-url", torch_index, torch)
-    else:  # PyTorch with CUDA needs packages that are not among the constraints
-        install.pip(sys.executable, log_file, "wheel", *options, "--constraint", str(ROOT / "constraints.txt"), torch)
-    print(f"Fetching {len(pinned)} packages …")
-    install.pip(sys.executable, log_file, "wheel", *options, "--no-deps", *pinned)  # the constraints are a closure
+        install.pip(sys.executable, log_file, "wheel", *options, "--no-deps", "--index-url", torch_index, "torch")
+    print("Fetching the packages …")
+    install.pip(sys.executable, log_file, "wheel", *options, "--requirement", str(ROOT / "requirements.txt"))
     shutil.rmtree(folder)
     return sorted(fresh.rename(folder).glob("*.whl"))
 
