@@ -472,7 +472,7 @@ def rehearsal() -> LocalHub:
         (folder / "home" / "token").write_text(hub.token(), encoding="utf-8")
     except OSError as error:
         raise WorkshopError(
-            f"The rehearsal Hub finds no folder to write to ({error.strerror}). "
+            f"The rehearsal Hub finds no folder to write to ({error.strerror or error}). "
             "Free some disk space, or set TMPDIR to a folder that can be written."
         ) from None
     return hub
