@@ -26,6 +26,7 @@ def test_hub_mode(hub, path, tmp_path, monkeypatch):
     for name in [name for name in os.environ if name.startswith("HF_")]:
         monkeypatch.delenv(name)
     settings = hub.environment(tmp_path) | {"WORKSHOP_SOURCE": "hub", "HF_TOKEN": hub.token()}
+    settings["WORKSHOP_OUTPUT"] = str(tmp_path / "output")  # nbval may run the same notebook at this moment
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     with tqdm(disable=True) as bar:

@@ -169,12 +169,12 @@ def seed_everything(seed: int = SEED) -> None:
 
 
 def output_folder(name: str) -> Path:
-    """A folder under `build/` for what a notebook saves, such as a trained model. It is made if it does not exist.
+    """A folder under `build/`, or under `WORKSHOP_OUTPUT`, for what a notebook saves, such as a trained model; it is made here.
 
     Raises:
         WorkshopError: it cannot be made.
     """
-    folder = ROOT / "build" / name
+    folder = Path(os.environ.get("WORKSHOP_OUTPUT") or ROOT / "build") / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
