@@ -80,9 +80,14 @@ class LocalHub:
         """The token with that role."""
         return next(token for token, its in self._roles.items() if its == role)
 
-    def environment(self, home: Path | str) -> dict[str, str]:
+    @property
+    def home(self) -> Path:
+        """The clients' cache and log-in, where they are given no other place."""
+        return self.store.folder / "home"
+
+    def environment(self, home: Path | str | None = None) -> dict[str, str]:
         """The variables that send the client libraries here, with their cache in `home`. Set them before the import."""
-        return {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+        return {"HF_ENDPOINT": self.url, "HF_HOME": str(home or self.home), "HF_HUB_DISABLE_XET": "1"}
 
     def serve(self) -> None:
         """Serve until interrupted."""
@@ -468,8 +473,8 @@ def rehearsal() -> LocalHub:
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         _clear_abandoned(folder.parent)
         hub = LocalHub(folder).__enter__()
-        (folder / "home").mkdir()
-        (folder / "home" / "token").write_text(hub.token(), encoding="utf-8")
+        hub.home.mkdir()
+        (hub.home / "token").write_text(hub.token(), encoding="utf-8")
     except OSError as error:
         raise WorkshopError(
             f"The rehearsal Hub finds no folder to write to ({error.strerror or error}). "

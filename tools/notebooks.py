@@ -244,7 +244,8 @@ def run(numbers: list[str] | None, in_place: bool, jobs: int = 1) -> int:
     done = state.get("done", {}) if state.get("inputs") == inputs and not in_place else {}
     wanted, results = paths(numbers), {}
     if all(path.stem in done for path in wanted):  # asking again after a whole run means running again
-        done = {stem: result for stem, result in done.items() if stem not in {path.stem for path in wanted}}
+        for path in wanted:
+            del done[path.stem]
     threads = max(1, cores() // jobs) if jobs > 1 else None
     bars = queue.SimpleQueue()
     for position in range(jobs):

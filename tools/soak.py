@@ -39,7 +39,8 @@ def soak(server: serve.Server, texts: list[str], seconds: float, clients: int = 
 
     Returns:
         counts of the statuses; `lost`: requests sent before SIGTERM that got no answer; `wrong`: fine requests refused, or
-        malformed ones let in; `seconds_to_drain`: None if it did not end within 40; `memory_mb`: of all its processes after a third of the time, and the extremes after that.
+        malformed ones let in; `seconds_to_drain`: None if it did not end within 40; `memory_mb`: of all its processes after a
+        third of the time, and the extremes after that.
     """
     chance, statuses, counts, memory = random.Random(0), Counter(), Counter(), []
     begun = time.monotonic()

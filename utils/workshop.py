@@ -141,7 +141,7 @@ def _start_local_hub() -> dict[str, str]:
         _local_hub = rehearsal()
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"):  # yours is for the real Hub, and void here
         os.environ.pop(name, None)
-    return _local_hub.environment(_local_hub.store.folder / "home")
+    return _local_hub.environment()
 
 
 def device() -> torch.device:
